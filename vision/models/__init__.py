@@ -1,0 +1,29 @@
+"""The models by name; a new model is one file here and one line in `MODELS`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from vision.models.base import TrainStep, VisionModel
+from vision.structures import ClassMap
+
+__all__ = ["MODELS", "TrainStep", "VisionModel", "build_model"]
+
+# name -> "module:builder"; a builder takes (classes: ClassMap, **options) and is imported when it is first asked for
+MODELS: dict[str, str] = {}
+
+
+def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: Any) -> VisionModel:
+    """A freshly initialised model by its name in `MODELS`. Options are the builder's own keyword arguments.
+
+    ValueError lists the known names when `name` is not one of them, and the builder's options when one is not known.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is not known; choose one of: {', '.join(sorted(MODELS))}")
+    module, builder = MODELS[name].split(":")
+    build = getattr(importlib.import_module(module), builder)
+    model = build(ClassMap.of(classes), **options)
+    model.arguments = {"name": name, **options}
+    return model

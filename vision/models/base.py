@@ -1,0 +1,138 @@
+"""The contract that every model keeps, and the typed outputs that forward returns.
+
+forward(images, targets=None) -> Outputs        fixed-shape tensors; never depends on `training`
+loss(outputs, targets) -> dict of 0-dim float32 tensors, already weighted; the engine adds them up
+decode(outputs, sizes) -> list[Detections] | list[Segmentation]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.structures import ClassMap, Detections, Segmentation, Targets, _TensorData
+
+__all__ = ["DenseOutputs", "HeatmapOutputs", "RoiOutputs", "SegmentOutputs", "TrainStep", "VisionModel"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DenseOutputs(_TensorData):
+    """What a dense detector says of each of P places (anchors or points of all pyramid levels, finest level first).
+
+    logits (B, P, C) · deltas (B, P, D): encoded boxes, D = 4, or 4 * bins for distributions · quality (B, P) logits of
+    centre-ness or objectness, or None · anchors (P, 4) xyxy or points (P, 2) xy in input pixels · strides (P,) pixels.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    strides: Tensor
+    quality: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RoiOutputs(_TensorData):
+    """What a two-stage detector says: the dense outputs of its RPN, K proposals an image, and one entry a stage.
+
+    proposals (B, K, 4) xyxy · valid (B, K) bool · stage_logits: list of (B, K, C + 1), background last ·
+    stage_deltas: list of (B, K, C or 1, 4) · stage_boxes: list of (B, K, 4), the boxes that each stage refines ·
+    features: the pyramid, for the mask branch · image_size (2,) height, width after padding.
+    """
+
+    rpn: DenseOutputs | None
+    proposals: Tensor
+    valid: Tensor
+    stage_logits: list
+    stage_deltas: list
+    stage_boxes: list
+    features: dict
+    extra: dict
+
+
+@dataclass(frozen=True)
+class HeatmapOutputs(_TensorData):
+    """CenterNet's maps at one stride: heatmap logits (B, C, h, w) · size (B, 2, h, w) · offset (B, 2, h, w)."""
+
+    heatmap: Tensor
+    size: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class SegmentOutputs(_TensorData):
+    """Class scores a pixel: logits (B, C, H, W) at the size of the input images; auxiliary: list of (B, C, h, w)
+    logits of deep supervision at any size, empty where there is none."""
+
+    logits: Tensor
+    auxiliary: list
+
+
+class VisionModel(nn.Module):
+    """Base of all models: normalisation and padding of the input, class names, and the three verbs.
+
+    A subclass sets `task` ("detection", "instance", "semantic" or "panoptic") and `divisor` (the input is padded on
+    its right and bottom to a multiple of it). `mean` and `std` are per channel, in [0, 1] units, kept as buffers.
+    `arguments` is what `build_model` was called with: {"name": ..., options}; checkpoints carry it.
+    """
+
+    task: str = "detection"
+    divisor: int = 32
+
+    def __init__(
+        self,
+        classes: ClassMap | Sequence[str] | int,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        if len(mean) != len(std):
+            raise ValueError(f"{type(self).__name__}: {len(mean)} means but {len(std)} standard deviations")
+        self.classes = ClassMap.of(classes)
+        self.arguments: dict[str, Any] = {}
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalised images, padded with zeros (the mean colour) on the right and bottom to a multiple of `divisor`.
+
+        images (B, C, H, W): uint8, or floating point in [0, 1]. ValueError when the channels do not fit.
+        """
+        if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
+            raise ValueError(
+                f"{type(self).__name__}: images of shape {tuple(images.shape)}; expected (B, {self.mean.shape[1]}, H, W)"
+            )
+        scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        images = (images.to(self.mean.dtype) - self.mean * scale) / (self.std * scale)
+        bottom, right = (-images.shape[-2]) % self.divisor, (-images.shape[-1]) % self.divisor
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom))
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Any:
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def decode(self, outputs: Any, sizes: Tensor) -> list[Detections] | list[Segmentation]:
+        raise NotImplementedError
+
+
+class TrainStep(nn.Module):
+    """The unit that DDP and torch.compile wrap: images (B, 3, H, W) and Targets -> weighted losses by name."""
+
+    def __init__(self, model: VisionModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        return self.model.loss(self.model(images, targets), targets)
