@@ -108,7 +108,8 @@ class VisionModel(nn.Module):
         """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
-                f"{type(self).__name__}: images of shape {tuple(images.shape)}; expected (B, {self.mean.shape[1]}, H, W)"
+                f"{type(self).__name__}: images of shape {tuple(images.shape)}; "
+                f"expected (B, {self.mean.shape[1]}, H, W)"
             )
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         images = (images.to(self.mean.dtype) - self.mean * scale) / (self.std * scale)
