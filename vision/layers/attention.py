@@ -1,0 +1,26 @@
+"""Attention over channels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vision.layers.activation import build_activation
+
+__all__ = ["SqueezeExcitation"]
+
+
+class SqueezeExcitation(nn.Module):
+    """(B, C, H, W) scaled a channel by a gate in [0, 1] computed from the channel means (arXiv:1709.01507).
+
+    MobileNetV3 gates with the hard sigmoid. State-dict keys fc1, fc2 as torchvision's.
+    """
+
+    def __init__(self, channels: int, squeezed: int, *, activation: str = "relu", hard: bool = False):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.activation = build_activation(activation)
+        self.gate = nn.Hardsigmoid() if hard else nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.fc2(self.activation(self.fc1(x.mean((2, 3), keepdim=True)))))

@@ -1,0 +1,66 @@
+"""Convolution, norm and activation as one block."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from vision.layers.activation import build_activation
+from vision.layers.norm import Norm, build_norm
+
+__all__ = ["ConvNormAct", "scaled_channels"]
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, then norm, then activation: (B, in_channels, H, W) -> (B, out_channels, H', W').
+
+    `padding` None keeps the size at stride 1 (odd kernels). `bias` None means: only where no norm follows, for a norm
+    takes it away again. `norm` and `activation` None or "none" leave that part out. State-dict keys: `0.` the
+    convolution, `1.` the norm, as torchvision's Conv2dNormActivation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int] = 3,
+        stride: int = 1,
+        *,
+        padding: int | tuple[int, int] | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: Norm = "batch",
+        activation: str | None = "relu",
+        bias: bool | None = None,
+    ):
+        normed = norm not in (None, "none")
+        if padding is None:
+            sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+            padding = tuple((side - 1) // 2 * dilation for side in sides)
+        layers: list[nn.Module] = [
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+                padding,
+                dilation,
+                groups,
+                not normed if bias is None else bias,
+            )
+        ]
+        if normed:
+            layers.append(build_norm(norm, out_channels))
+        if activation not in (None, "none"):
+            layers.append(build_activation(activation))
+        super().__init__(*layers)
+        self.out_channels = out_channels
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        return self[0]
+
+
+def scaled_channels(channels: float, divisor: int = 8) -> int:
+    """`channels` rounded to the nearest multiple of `divisor`, never below it nor below 90 % of `channels` (MobileNets)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,0 +1,94 @@
+"""Normalisation layers for feature maps (B, C, H, W), by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["NORMS", "ChannelLayerNorm", "ChannelRMSNorm", "FrozenBatchNorm", "Norm", "build_norm"]
+
+# a name in `NORMS`, or a function of the channel count (for another epsilon or momentum), or None for no norm
+Norm = str | Callable[[int], nn.Module] | None
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose statistics and affine parameters are constants; state-dict keys as `nn.BatchNorm2d`.
+
+    `num_batches_tracked` of a trained batch norm is accepted when loading and not kept.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of each place of (B, C, H, W) (ConvNeXt, arXiv:2201.03545)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)  # a view of contiguous memory when x is channels_last
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class ChannelRMSNorm(nn.RMSNorm):
+    """RMS norm over the channels of each place of (B, C, H, W) (arXiv:1910.07467)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps).permute(0, 3, 1, 2)
+
+
+def _group_norm(channels: int) -> nn.Module:
+    groups = max(count for count in range(1, 33) if channels % count == 0)  # 32 as in arXiv:1803.08494, if it divides
+    return nn.GroupNorm(groups, channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "sync_batch": nn.SyncBatchNorm,
+    "frozen_batch": FrozenBatchNorm,
+    "group": _group_norm,
+    "layer": ChannelLayerNorm,
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "rms": ChannelRMSNorm,
+    "none": lambda channels: nn.Identity(),
+}
+
+
+def build_norm(norm: Norm, channels: int) -> nn.Module:
+    """A new norm over `channels` channels: a name in `NORMS`, a function of the channel count, or None (identity).
+
+    "batch" has PyTorch's epsilon 1e-5 and momentum 0.1; for others give `functools.partial(nn.BatchNorm2d, ...)`.
+    ValueError lists the names.
+    """
+    if norm is None:
+        return nn.Identity()
+    if callable(norm):
+        return norm(channels)
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm!r} is not known; choose one of: {', '.join(NORMS)}")
+    return NORMS[norm](channels)
