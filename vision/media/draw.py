@@ -1,0 +1,107 @@
+"""Predictions drawn on images: boxes, instance masks, labels, class overlays and their legend.
+
+Line width and letter size follow the image, so that labels can be read at any size.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from vision.structures import ClassMap, Detections, Segmentation
+
+__all__ = ["class_colours", "draw_detections", "draw_segmentation"]
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+IGNORE = 255
+
+
+def class_colours(count: int) -> np.ndarray:
+    """`count` distinct RGB colours, uint8 (count, 3): hues by the golden ratio, three levels of lightness."""
+    hues = (0.02 + 0.618034 * np.arange(count)) % 1.0
+    colours = [colorsys.hls_to_rgb(hue, (0.5, 0.62, 0.4)[i % 3], 0.85) for i, hue in enumerate(hues)]
+    return np.round(255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
+
+
+def _letters(height: int, width: int) -> tuple[int, float, int]:
+    """Line width, font scale and font thickness for an image of that size."""
+    side = min(height, width)
+    return max(1, round(side / 300)), max(0.35, side / 1200), max(1, round(side / 700))
+
+
+def _ink(colour: Sequence[int]) -> tuple[int, int, int]:
+    """Black or white, whichever is easier to read on `colour`."""
+    return (0, 0, 0) if float(np.dot(colour, (0.299, 0.587, 0.114))) > 140 else (255, 255, 255)
+
+
+def _label(image: np.ndarray, text: str, corner: tuple[int, int], colour: list[int]) -> None:
+    """Writes `text` on a plate of `colour` above `corner` (x, y), or below it where the image ends."""
+    height, width = image.shape[:2]
+    _, scale, thickness = _letters(height, width)
+    (across, up), below = cv2.getTextSize(text, FONT, scale, thickness)
+    x = max(0, min(corner[0], width - across - 2))
+    top = corner[1] - up - below - 2
+    top = corner[1] if top < 0 else top
+    top = max(0, min(top, height - up - below - 2))
+    cv2.rectangle(image, (x, top), (x + across + 2, top + up + below + 1), colour, cv2.FILLED)
+    cv2.putText(image, text, (x + 1, top + up + 1), FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
+
+
+def draw_detections(
+    image: np.ndarray, detections: Detections, classes: ClassMap, *, score_threshold: float = 0.0, opacity: float = 0.45
+) -> np.ndarray:
+    """A copy of `image` (RGB uint8 (H, W, 3)) with masks, boxes, names and scores; the best score lies on top."""
+    drawn = np.ascontiguousarray(image.copy())
+    line, _, _ = _letters(*drawn.shape[:2])
+    colours = class_colours(len(classes))
+    scores, labels = detections.scores.float().cpu().numpy(), detections.labels.cpu().numpy()
+    boxes = np.round(detections.boxes.float().cpu().numpy()).astype(int)
+    kept = [i for i in range(len(scores)) if scores[i] >= score_threshold]
+    if detections.masks is not None:
+        masks = detections.masks.cpu().numpy().astype(bool)
+        for i in reversed(kept):
+            colour = colours[labels[i]].astype(np.float32)
+            drawn[masks[i]] = ((1 - opacity) * drawn[masks[i]] + opacity * colour).astype(np.uint8)
+    for i in reversed(kept):
+        x1, y1, x2, y2 = boxes[i].tolist()
+        cv2.rectangle(
+            drawn, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), colours[labels[i]].tolist(), line, cv2.LINE_AA
+        )
+    for i in reversed(kept):
+        text = f"{classes.names[labels[i]]} {scores[i]:.2f}"
+        if detections.track_ids is not None:
+            text = f"#{int(detections.track_ids[i])} {text}"
+        _label(drawn, text, (boxes[i, 0], boxes[i, 1]), colours[labels[i]].tolist())
+    return drawn
+
+
+def draw_segmentation(
+    image: np.ndarray, segmentation: Segmentation, classes: ClassMap, *, opacity: float = 0.5, legend: bool = True
+) -> np.ndarray:
+    """A copy of `image` (RGB uint8 (H, W, 3)) under the colours of its classes, with a legend of those present."""
+    labels = segmentation.labels.cpu().numpy()
+    palette = np.zeros((256 if len(classes) <= 256 else len(classes), 3), np.uint8)
+    palette[: len(classes)] = class_colours(len(classes))
+    overlay = palette[np.where((labels >= 0) & (labels < len(classes)), labels, IGNORE)]
+    drawn = cv2.addWeighted(np.ascontiguousarray(image), 1 - opacity, overlay, opacity, 0)
+    if legend:
+        shares = np.bincount(labels[(labels >= 0) & (labels < len(classes))].ravel(), minlength=len(classes))
+        _legend(drawn, [i for i in np.argsort(-shares, kind="stable") if shares[i]], classes, palette)
+    return drawn
+
+
+def _legend(image: np.ndarray, present: list[int], classes: ClassMap, palette: np.ndarray) -> None:
+    """Names of the present classes in their colours, down the left edge, as many as fit."""
+    _, scale, thickness = _letters(*image.shape[:2])
+    top = 2
+    for label in present:
+        (across, up), below = cv2.getTextSize(classes.names[label], FONT, scale, thickness)
+        if top + up + below + 2 > image.shape[0]:
+            break
+        colour = palette[label].tolist()
+        cv2.rectangle(image, (2, top), (6 + across, top + up + below + 1), colour, cv2.FILLED)
+        cv2.putText(image, classes.names[label], (4, top + up + 1), FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
+        top += up + below + 3

@@ -1,0 +1,90 @@
+"""Video in and out, one frame at a time, so that memory does not grow with the length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+__all__ = ["VIDEO_SUFFIXES", "VideoReader", "VideoWriter"]
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
+# OpenCV's wheel can encode these everywhere; other containers get the codec of mp4
+CODECS = {".avi": "MJPG", ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v"}
+
+
+class VideoReader:
+    """The frames of a video file or of a camera (its number), RGB uint8 (H, W, 3).
+
+    `rate` in frames a second (25 where the source does not say), `size` (height, width), `count` as the container
+    states it, 0 when unknown. ValueError names the source when it cannot be opened.
+    """
+
+    def __init__(self, source: str | Path | int):
+        self.source = source
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            what = f"camera {source}" if isinstance(source, int) else f"video {source}"
+            raise ValueError(f"{what} cannot be opened; expected a device or a video file that OpenCV can decode")
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        height, width = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        self.size = (int(height), int(width))
+        self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))) if not isinstance(source, int) else 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        read = 0
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                break
+            read += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        if read == 0:
+            raise ValueError(f"video {self.source} has no frame that can be decoded")
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class VideoWriter:
+    """Writes RGB uint8 frames of one size to `path`; the file gets its name when it is closed without an error."""
+
+    def __init__(self, path: str | Path, rate: float, size: tuple[int, int]):
+        self.path = Path(path)
+        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._size = size
+        code = cv2.VideoWriter_fourcc(*CODECS.get(self.path.suffix.lower(), "mp4v"))
+        self._writer = cv2.VideoWriter(str(self._partial), code, rate, (size[1], size[0]))
+        if not self._writer.isOpened():
+            raise ValueError(
+                f"video {self.path} cannot be written; use one of the suffixes {', '.join(sorted(CODECS))} in a folder "
+                "that can be written to"
+            )
+
+    def write(self, frame: np.ndarray) -> None:
+        if frame.shape[:2] != self._size:
+            raise ValueError(f"video {self.path}: a frame of {frame.shape[:2]} pixels; expected {self._size}")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self, *, keep: bool = True) -> None:
+        self._writer.release()
+        if keep:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # a stop by the user leaves what was written so far as a playable file
+        self.close(keep=kind is None or kind is KeyboardInterrupt)
