@@ -1,0 +1,47 @@
+"""Where and in which arithmetic the work runs."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+__all__ = ["PRECISIONS", "autocast", "choose_device", "choose_precision"]
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """ "auto" is the GPU where there is one. ValueError when a device is asked for that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but PyTorch sees no CUDA device; use --device cpu or auto")
+    return device
+
+
+def _cpu_is_fast_in_bf16() -> bool:
+    """Whether matrix units for bfloat16 are there. Without them bf16 convolutions are emulated, 4x slower than fp32."""
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "fp32", "bf16" or "fp16"; "auto" is bf16 on GPUs and on CPUs with AMX or AVX512-BF16, else fp32."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision {name!r} is not known; choose one of: {', '.join(PRECISIONS)}")
+    if name != "auto":
+        if name == "fp16" and device.type == "cpu":
+            raise ValueError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and _cpu_is_fast_in_bf16() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """The autocast context of a precision from `choose_precision`; none for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
