@@ -61,6 +61,6 @@ class ConvNormAct(nn.Sequential):
 
 
 def scaled_channels(channels: float, divisor: int = 8) -> int:
-    """`channels` rounded to the nearest multiple of `divisor`, never below it nor below 90 % of `channels` (MobileNets)."""
+    """`channels` rounded to a multiple of `divisor`, never below 90 % of `channels` (MobileNets)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

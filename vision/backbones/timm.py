@@ -1,0 +1,53 @@
+"""Any network of timm that has `features_only` (the extra `timm`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vision.backbones.base import Backbone, BackboneOptions
+
+__all__ = ["TimmBackbone"]
+
+
+class TimmBackbone(Backbone):
+    """timm's network `name` under the backbone contract; level i is its last feature map of stride 2**i.
+
+    `output_stride` is timm's own dilation; norm, activation and width are the network's: ValueError for others, for an
+    unknown name, and ImportError with the command to install timm where it is absent.
+    """
+
+    def __init__(self, name: str, options: BackboneOptions):
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError(f"backbone 'timm:{name}' needs timm: pip install 'vision-suite[timm]'") from error
+        if not timm.is_model(name):
+            close = ", ".join(timm.list_models(f"*{name[:6]}*")[:8]) or "see timm.list_models()"
+            raise ValueError(f"backbone 'timm:{name}': timm does not know it; near it: {close}")
+        if options.norm != "batch" or options.activation is not None or options.width != 1.0:
+            raise ValueError(f"backbone 'timm:{name}': norm, activation and width are timm's own; leave them out")
+        with torch.device("meta"):  # only to read which feature map has which stride
+            strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        index_of = {stride.bit_length() - 1: index for index, stride in enumerate(strides)}
+        self.levels = options.chosen_levels(sorted(index_of))
+        dilated = {} if options.output_stride == 32 else {"output_stride": options.output_stride}
+        self.network = timm.create_model(
+            name,
+            features_only=True,
+            in_chans=options.in_channels,
+            drop_path_rate=options.drop_path,
+            out_indices=tuple(index_of[level] for level in self.levels),
+            **dilated,
+        )
+        self.channels = tuple(self.network.feature_info.channels())
+        self.strides = tuple(self.network.feature_info.reduction())
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        # transformers of timm return (B, H, W, C) under names that end in NHWC formats
+        channels_last = getattr(self.network, "output_fmt", None)
+        features = self.network(x)
+        if channels_last is not None and str(channels_last).endswith("NHWC"):
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return list(features)
