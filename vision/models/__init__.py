@@ -12,7 +12,16 @@ from vision.structures import ClassMap
 __all__ = ["MODELS", "TrainStep", "VisionModel", "build_model"]
 
 # name -> "module:builder"; a builder takes (classes: ClassMap, **options) and is imported when it is first asked for
-MODELS: dict[str, str] = {}
+MODELS: dict[str, str] = {
+    "deeplab_v3": "vision.models.deeplab:build_deeplab_v3",
+    "deeplab_v3_plus": "vision.models.deeplab:build_deeplab_v3_plus",
+    "unet": "vision.models.unet:build_unet",
+    "yolo_n": "vision.models.yolo:build_yolo_n",
+    "yolo_s": "vision.models.yolo:build_yolo_s",
+    "yolo_m": "vision.models.yolo:build_yolo_m",
+    "yolo_l": "vision.models.yolo:build_yolo_l",
+    "yolo_x": "vision.models.yolo:build_yolo_x",
+}
 
 
 def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: Any) -> VisionModel:

@@ -1,0 +1,157 @@
+"""Context of a feature map at several ranges: atrous and plain spatial pyramids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.layers.conv import ConvNormAct
+from vision.layers.norm import Norm
+from vision.layers.resize import resize
+
+__all__ = ["ASPP", "AtrousConv", "ImagePooling", "PyramidPooling", "SeparableConv", "adaptive_average", "atrous_rates"]
+
+
+def atrous_rates(output_stride: int) -> tuple[int, int, int]:
+    """The rates of ASPP's three 3x3 convolutions: 6, 12, 18 at output stride 16, inversely with the stride.
+
+    DeepLab v3 (arXiv:1706.05587, section 3.3) doubles them at stride 8; at stride 32 they halve.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"atrous_rates: output stride {output_stride}; expected 8, 16 or 32")
+    return tuple(rate * 16 // output_stride for rate in (6, 12, 18))
+
+
+class AtrousConv(nn.Conv2d):
+    """A 3x3 convolution with dilation `rate` that keeps the size, without bias.
+
+    On a map smaller than the rate the outer rows (or columns) of the kernel meet nothing but padding; they are left
+    out there, which gives the same result with a third or a ninth of the work.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, rate: int, *, groups: int = 1):
+        super().__init__(in_channels, out_channels, 3, padding=rate, dilation=rate, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rate = self.dilation[0]
+        rows = slice(1, 2) if rate >= x.shape[-2] else slice(None)
+        columns = slice(1, 2) if rate >= x.shape[-1] else slice(None)
+        weight = self.weight[:, :, rows, columns]
+        padding = tuple(rate if side == 3 else 0 for side in weight.shape[-2:])
+        return F.conv2d(x, weight, None, 1, padding, rate, self.groups)
+
+
+class SeparableConv(nn.Sequential):
+    """A depthwise 3x3 convolution with dilation `rate`, then a pointwise one, norm and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, rate: int = 1, *, norm: Norm = "batch"):
+        super().__init__(
+            AtrousConv(in_channels, in_channels, rate, groups=in_channels),
+            ConvNormAct(in_channels, out_channels, 1, norm=norm),
+        )
+
+
+class ImagePooling(nn.Module):
+    """The mean of each channel through a 1x1 convolution, spread over the map: (B, C, H, W) -> (B, out_channels, H, W).
+
+    A batch of one image leaves batch norm a single value to normalise; its running statistics are used then, as in
+    evaluation, where PyTorch's own would raise.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: Norm = "batch"):
+        super().__init__()
+        self.project = ConvNormAct(in_channels, out_channels, 1, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3), keepdim=True)
+        norm = self.project[1]
+        if self.training and x.shape[0] == 1 and isinstance(norm, nn.BatchNorm2d):
+            mean = self.project[0](mean)
+            mean = F.batch_norm(mean, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+            mean = F.relu(mean)
+        else:
+            mean = self.project(mean)
+        return mean.expand(-1, -1, x.shape[-2], x.shape[-1])
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (DeepLab v3, arXiv:1706.05587): (B, C, H, W) -> (B, out_channels, H, W).
+
+    A 1x1 convolution, one 3x3 convolution a rate (depthwise separable on request, as in v3+), the image mean; joined
+    by a 1x1 convolution and dropout.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        rates: Sequence[int] = (6, 12, 18),
+        dropout: float = 0.5,
+        *,
+        separable: bool = False,
+        norm: Norm = "batch",
+    ):
+        super().__init__()
+        branches: list[nn.Module] = [ConvNormAct(in_channels, out_channels, 1, norm=norm)]
+        for rate in rates:
+            if separable:
+                branches.append(SeparableConv(in_channels, out_channels, rate, norm=norm))
+            else:
+                branch = ConvNormAct(in_channels, out_channels, 3, dilation=rate, norm=norm)
+                branch[0] = AtrousConv(in_channels, out_channels, rate)
+                branches.append(branch)
+        branches.append(ImagePooling(in_channels, out_channels, norm=norm))
+        self.branches = nn.ModuleList(branches)
+        self.project = ConvNormAct(len(branches) * out_channels, out_channels, 1, norm=norm)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.project(torch.cat([branch(x) for branch in self.branches], dim=1)))
+
+
+def adaptive_average(x: Tensor, bins: int) -> Tensor:
+    """Means over a grid of `bins` x `bins` cells, (B, C, H, W) -> (B, C, bins, bins), as F.adaptive_avg_pool2d.
+
+    Written as two matrix products, which every exporter can express for sizes that `bins` does not divide.
+    """
+    if bins == 1:
+        return x.mean((2, 3), keepdim=True)
+    rows = _cell_weights(x.shape[-2], bins, x)  # (bins, H)
+    columns = _cell_weights(x.shape[-1], bins, x)  # (bins, W)
+    return rows @ (x @ columns.T)
+
+
+def _cell_weights(length: int, bins: int, like: Tensor) -> Tensor:
+    """(bins, length): row i averages the positions floor(i L / bins) .. ceil((i + 1) L / bins) - 1."""
+    position = torch.arange(length, device=like.device)
+    cell = torch.arange(bins, device=like.device)[:, None]
+    inside = (position >= cell * length // bins) & (position < -((-(cell + 1) * length) // bins))
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
+
+
+class PyramidPooling(nn.Module):
+    """`x` joined with its means over 1, 2, 3 and 6 squared cells (PSPNet, arXiv:1612.01105, section 3.2).
+
+    (B, C, H, W) -> (B, C + len(bins) * (C // len(bins)), H, W); each level is projected to C / len(bins) channels.
+    """
+
+    def __init__(self, in_channels: int, bins: Sequence[int] = (1, 2, 3, 6), *, norm: Norm = "batch"):
+        super().__init__()
+        width = in_channels // len(bins)
+        self.bins = tuple(bins)
+        self.levels = nn.ModuleList(
+            ImagePooling(in_channels, width, norm=norm) if side == 1 else ConvNormAct(in_channels, width, 1, norm=norm)
+            for side in bins
+        )
+        self.out_channels = in_channels + width * len(bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        pooled = [
+            level(x) if side == 1 else resize(level(adaptive_average(x, side)), size)
+            for side, level in zip(self.bins, self.levels)
+        ]
+        return torch.cat([x, *pooled], dim=1)
