@@ -1,0 +1,81 @@
+"""The base of all dense detectors: one decode for all, from the class scores and boxes of every place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vision.models.base import DenseOutputs, VisionModel
+from vision.ops.boxes import clip_boxes
+from vision.ops.nms import Candidates, select_candidates, suppress
+from vision.structures import Detections
+
+__all__ = ["DenseDetector"]
+
+
+class DenseDetector(VisionModel):
+    """A detector that scores every place of its pyramid; a subclass says what its outputs mean.
+
+    It implements `scores` (B, P, C) in [0, 1], and `boxes_at`, the decoded boxes of some places. `candidates` is how
+    many (place, class) pairs enter NMS, of the whole image, or of each level where `candidates_per_level`. `None` for
+    an argument of `decode` means the model's own default, an attribute of the same name.
+    """
+
+    task = "detection"
+    candidates: int = 1000
+    candidates_per_level: bool = False
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.65
+    max_detections: int = 100
+
+    def scores(self, outputs: DenseOutputs) -> Tensor:
+        """Class scores (B, P, C) in [0, 1], float32."""
+        return outputs.logits.float().sigmoid()
+
+    def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:
+        """Boxes (B, K, 4) xyxy in input pixels, not clipped, of the places (B, K) int64."""
+        raise NotImplementedError
+
+    def decode(
+        self,
+        outputs: DenseOutputs,
+        sizes: Tensor,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        class_agnostic: bool = False,
+    ) -> list[Detections]:
+        """One `Detections` an image, by falling score, inside the images of `sizes` (B, 2) height, width.
+
+        Keeps at most `max_detections` boxes that score more than `score_threshold`; of two boxes of a class (of any
+        class if `class_agnostic`) that overlap by more than `iou_threshold` only the better one.
+        """
+        boxes, scores, labels = self.propose(outputs, sizes)
+        return suppress(
+            boxes,
+            scores,
+            labels,
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
+            iou_threshold=self.iou_threshold if iou_threshold is None else iou_threshold,
+            max_detections=self.max_detections if max_detections is None else max_detections,
+            class_agnostic=class_agnostic,
+        )
+
+    def propose(self, outputs: DenseOutputs, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What enters NMS: boxes (B, K, 4) clipped to `sizes`, scores (B, K), labels (B, K), with a fixed K."""
+        best = self._select(self.scores(outputs), outputs.strides)
+        boxes = self.boxes_at(outputs, best.places)
+        return clip_boxes(boxes, sizes.to(boxes.device)), best.scores, best.labels
+
+    def _select(self, scores: Tensor, strides: Tensor) -> Candidates:
+        if not self.candidates_per_level:
+            return select_candidates(scores, self.candidates)
+        counts = torch.unique_consecutive(strides, return_counts=True)[1].tolist()
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        levels = [select_candidates(part, self.candidates) for part in scores.split(counts, dim=1)]
+        return Candidates(
+            torch.cat([level.scores for level in levels], 1),
+            torch.cat([level.places + start for level, start in zip(levels, starts)], 1),
+            torch.cat([level.labels for level in levels], 1),
+        )

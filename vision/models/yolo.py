@@ -1,0 +1,138 @@
+"""YOLO without anchors: CSP backbone, path aggregation, decoupled head, task-aligned assignment.
+
+Put together from the papers: YOLOX (arXiv:2107.08430: anchor-free, decoupled head), TOOD (2108.07755: task-aligned
+assignment and soft targets), GFL (2006.04388: distances as distributions), CIoU (1911.08287), CSPNet (1911.11929).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vision.backbones.darknet import CSPDarknet
+from vision.heads.dense import DecoupledHead
+from vision.losses.boxes import box_iou_loss, distribution_focal_loss
+from vision.losses.classification import binary_cross_entropy
+from vision.models.base import DenseOutputs
+from vision.models.dense import DenseDetector
+from vision.necks.pan import PathAggregation
+from vision.ops.assign import Assignment, gather_objects, task_aligned_assignment
+from vision.ops.points import decode_distributions, encode_distances, grid_points
+from vision.ops.reduce import global_mean_count
+from vision.structures import ClassMap, Targets
+
+__all__ = ["YOLO", "build_yolo_l", "build_yolo_m", "build_yolo_n", "build_yolo_s", "build_yolo_x"]
+
+
+class YOLO(DenseDetector):
+    """Anchor-free one-stage detector on strides 8, 16, 32; outputs `deltas` are 4 distributions over `bins` distances.
+
+    `topk`, `alpha`, `beta` belong to the assignment; `box_weight`, `class_weight`, `distribution_weight` to the loss.
+    """
+
+    def __init__(
+        self,
+        classes: ClassMap,
+        *,
+        depth: float,
+        width: float,
+        bins: int = 16,
+        topk: int = 10,
+        alpha: float = 1.0,
+        beta: float = 6.0,
+        box_weight: float = 5.0,
+        class_weight: float = 1.0,
+        distribution_weight: float = 1.0,
+        activation: str = "silu",
+    ):
+        # [0, 1] as it comes: the first batch norm does the rest
+        super().__init__(classes, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        self.bins, self.topk, self.alpha, self.beta = bins, topk, alpha, beta
+        self.weights = {"box": box_weight, "class": class_weight, "distribution": distribution_weight}
+        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
+        channels = [max(16, round(count * width / 16) * 16) for count in (64, 128, 256, 512, 1024)]
+        depths = [max(1, round(count * depth)) for count in (3, 6, 6, 3)]
+        self.backbone = CSPDarknet(channels, depths, norm=norm, activation=activation)
+        self.neck = PathAggregation(channels[2:], depths[0], norm=norm, activation=activation)
+        self.head = DecoupledHead(
+            channels[2:],
+            len(self.classes),
+            4 * bins,
+            class_width=channels[2],
+            box_width=channels[2],
+            norm=norm,
+            activation=activation,
+        )
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutputs:
+        levels = self.neck(self.backbone(self.prepare(images)))
+        logits, deltas = self.head(levels)
+        shapes = [level.shape[-2:] for level in levels]
+        points, strides = grid_points(shapes, self.backbone.strides, images.device)
+        return DenseOutputs(logits, deltas, points, strides)
+
+    def loss(self, outputs: DenseOutputs, targets: Targets) -> dict[str, Tensor]:
+        logits = outputs.logits.float()
+        with torch.no_grad():
+            boxes = decode_distributions(outputs.anchors, outputs.strides, outputs.deltas)
+            assignment = task_aligned_assignment(
+                logits.sigmoid(), boxes, outputs.anchors, targets, topk=self.topk, alpha=self.alpha, beta=self.beta
+            )
+        total = global_mean_count(assignment.weight.sum())
+        losses = self._box_losses(outputs, targets, assignment)
+        losses["class"] = self._class_loss(logits, targets, assignment)
+        return {name: value * self.weights[name] / total for name, value in losses.items()}
+
+    def _class_loss(self, logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
+        labels = gather_objects(targets.labels, assignment.index).clamp(min=0)  # (B, P)
+        wanted = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), assignment.weight.unsqueeze(-1))
+        counted = (assignment.index >= -1).unsqueeze(-1)  # crowds are neither
+        return binary_cross_entropy(logits, wanted, weight=counted, reduction="sum")
+
+    def _box_losses(self, outputs: DenseOutputs, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
+        # only as many places as can be positive, a fixed number, so that most places cost nothing here
+        count = min(assignment.index.shape[1], self.topk * targets.boxes.shape[1])
+        weight, places = assignment.weight.topk(count, dim=1)  # (B, K)
+        points, strides = outputs.anchors[places], outputs.strides[places]
+        deltas = gather_objects(outputs.deltas, places).float()  # (B, K, 4 * bins)
+        truth = gather_objects(targets.boxes, assignment.index.gather(1, places))
+        boxes = decode_distributions(points, strides, deltas)
+        distances = encode_distances(points, truth) / strides.unsqueeze(-1)
+        distribution = distribution_focal_loss(
+            deltas.unflatten(-1, (4, self.bins)), distances.clamp(0, self.bins - 1.01), reduction="none"
+        )
+        return {
+            "box": box_iou_loss(boxes, truth, kind="ciou", weight=weight, reduction="sum"),
+            "distribution": (distribution.mean(-1) * weight).sum(),
+        }
+
+    def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:
+        deltas = gather_objects(outputs.deltas, places)
+        return decode_distributions(outputs.anchors[places], outputs.strides[places], deltas)
+
+
+def build_yolo_n(classes: ClassMap, *, depth: float = 1 / 3, width: float = 0.25, activation: str = "silu") -> YOLO:
+    """Nano: 3 M parameters, 8 GFLOPs at 640 px."""
+    return YOLO(classes, depth=depth, width=width, activation=activation)
+
+
+def build_yolo_s(classes: ClassMap, *, depth: float = 1 / 3, width: float = 0.5, activation: str = "silu") -> YOLO:
+    """Small."""
+    return YOLO(classes, depth=depth, width=width, activation=activation)
+
+
+def build_yolo_m(classes: ClassMap, *, depth: float = 2 / 3, width: float = 0.75, activation: str = "silu") -> YOLO:
+    """Medium."""
+    return YOLO(classes, depth=depth, width=width, activation=activation)
+
+
+def build_yolo_l(classes: ClassMap, *, depth: float = 1.0, width: float = 1.0, activation: str = "silu") -> YOLO:
+    """Large."""
+    return YOLO(classes, depth=depth, width=width, activation=activation)
+
+
+def build_yolo_x(classes: ClassMap, *, depth: float = 1.33, width: float = 1.25, activation: str = "silu") -> YOLO:
+    """Extra large."""
+    return YOLO(classes, depth=depth, width=width, activation=activation)
