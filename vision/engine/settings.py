@@ -1,0 +1,115 @@
+"""The settings of optimiser and schedule: typed, each field explained below it. No torch is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["OptimConfig", "ScheduleConfig", "check_range"]
+
+
+def check_range(where: str, value: Any, allowed: str, is_allowed: Callable[[Any], bool]) -> None:
+    """ValueError that names the setting `where` and what is `allowed`, unless `value` is None or passes."""
+    if value is not None and not is_allowed(value):
+        raise ValueError(f"{where} = {value!r} is out of range; allowed: {allowed}")
+
+
+@dataclass
+class OptimConfig:
+    """The optimiser, and how it treats the parts of a network."""
+
+    name: Literal["sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw"] = "adamw"
+    """PyTorch's optimiser of that name"""
+    lr: float | None = None
+    """Peak learning rate; default: sgd 0.01, rmsprop 0.001, adagrad 0.01, adadelta 1.0, adam and adamw 0.001"""
+    weight_decay: float | None = None
+    """L2 penalty (adamw: decoupled decay); default: adamw 0.05, every other 0.0005"""
+    momentum: float = 0.9
+    """Momentum of sgd and rmsprop; 0 = plain gradient descent"""
+    nesterov: bool = True
+    """Nesterov's form of sgd's momentum"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of adam's and adamw's averages of the gradient and of its square"""
+    smoothing: float | None = None
+    """Decay of the squared gradient's average in rmsprop (default 0.99) and adadelta (default 0.9)"""
+    eps: float | None = None
+    """Term that keeps the denominator from 0; default: PyTorch's own for the optimiser"""
+    decay_all: bool = False
+    """Decay norms, biases and other one-dimensional parameters too"""
+    backbone_multiplier: float = 1.0
+    """Learning rate of the backbone relative to the rest"""
+    layer_decay: float = 1.0
+    """Learning rate of a backbone's block relative to the block after it; 1 = the same everywhere"""
+    implementation: Literal["auto", "fused", "foreach", "loop"] = "auto"
+    """How a step is carried out; auto: fused on a GPU where PyTorch has it, else PyTorch's choice"""
+
+    def __post_init__(self) -> None:
+        self.betas = tuple(self.betas)
+        for name in ("lr", "eps"):
+            check_range(f"optim.{name}", getattr(self, name), "more than 0", lambda value: value > 0)
+        for name in ("weight_decay", "backbone_multiplier"):
+            check_range(f"optim.{name}", getattr(self, name), "0 or more", lambda value: value >= 0)
+        for name in ("momentum", "smoothing"):
+            check_range(f"optim.{name}", getattr(self, name), "0 up to, not including, 1", lambda value: 0 <= value < 1)
+        check_range(
+            "optim.betas", self.betas, "two of 0 <= b < 1", lambda b: len(b) == 2 and all(0 <= v < 1 for v in b)
+        )
+        check_range("optim.layer_decay", self.layer_decay, "more than 0, at most 1", lambda value: 0 < value <= 1)
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate over the run, as a factor of `optim.lr`.
+
+    Lengths are shares of the run when below 1 and optimiser steps from 1 on.
+    """
+
+    name: Literal[
+        "constant", "step", "multi_step", "exponential", "polynomial", "cosine", "cyclic", "one_cycle", "plateau"
+    ] = "cosine"
+    """Shape of the curve after the warm-up"""
+    warmup: float = 0.05
+    """Length of the linear warm-up in front; 0 = none (one_cycle brings its own rise)"""
+    warmup_start: float = 0.001
+    """Factor that the warm-up starts from"""
+    final: float = 0.01
+    """Factor at the end of polynomial, of each cosine cycle and of one_cycle; lowest factor of plateau and cyclic"""
+    gamma: float = 0.1
+    """Factor of each drop: step, multi_step, plateau; exponential: over the length `every`; cyclic exp_range: a cycle"""
+    every: float = 0.33
+    """Length between two drops of step, and over which exponential falls by gamma"""
+    milestones: list[float] = field(default_factory=lambda: [0.67, 0.89])
+    """Where multi_step drops"""
+    power: float = 0.9
+    """Exponent of polynomial"""
+    cycles: int = 1
+    """Cycles of cosine (warm restarts) and cyclic in the run"""
+    cycle_growth: float = 1.0
+    """Length of each cosine cycle relative to the one before"""
+    cyclic_mode: Literal["triangular", "triangular2", "exp_range"] = "triangular"
+    """Amplitude of cyclic: constant, halved each cycle, or times gamma each cycle"""
+    rise: float = 0.3
+    """Share of one_cycle that rises to the peak"""
+    start: float = 0.04
+    """Factor that one_cycle starts from"""
+    cycle_momentum: tuple[float, float] | None = None
+    """Momentum (adam: beta 1) at the ends and at the peak of one_cycle and cyclic, as 0.95 0.85; default: unchanged"""
+    patience: int = 3
+    """plateau: validations without a better metric before a drop"""
+    threshold: float = 0.0001
+    """plateau: relative improvement that counts as better"""
+    mode: Literal["max", "min"] = "max"
+    """plateau: whether a larger or a smaller metric is better"""
+
+    def __post_init__(self) -> None:
+        self.milestones = sorted(self.milestones)
+        for name in ("warmup", "warmup_start", "final", "start", "threshold", "patience"):
+            check_range(f"schedule.{name}", getattr(self, name), "0 or more", lambda value: value >= 0)
+        for name in ("gamma", "every", "power", "cycle_growth"):
+            check_range(f"schedule.{name}", getattr(self, name), "more than 0", lambda value: value > 0)
+        check_range("schedule.cycles", self.cycles, "1 or more", lambda value: value >= 1)
+        check_range("schedule.rise", self.rise, "more than 0, below 1", lambda value: 0 < value < 1)
+        check_range("schedule.milestones", self.milestones, "more than 0", lambda all_: all(m > 0 for m in all_))
+        if self.cycle_momentum is not None:
+            self.cycle_momentum = tuple(self.cycle_momentum)
