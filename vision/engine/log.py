@@ -1,0 +1,89 @@
+"""What a run tells: a progress bar, `metrics.jsonl`, TensorBoard curves, `results.md`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from vision.engine.files import write_text
+
+__all__ = ["RunLog", "logger", "progress"]
+
+logger = logging.getLogger("vision")
+
+
+def progress(total: int, start: int, label: str, enabled: bool = True) -> Any:
+    """A bar on stderr with rate and time left; silent where stderr is no terminal's business (`enabled` False)."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total or None, initial=start, desc=label, unit="step", disable=not enabled, file=sys.stderr,
+        dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, smoothing=0.1,
+    )  # fmt: skip
+
+
+class RunLog:
+    """The records of a run in its folder; on ranks other than the main one every call does nothing."""
+
+    def __init__(self, folder: Path, enabled: bool = True):
+        self.folder, self.enabled = Path(folder), enabled
+        self._writer: Any = None
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """One line of `metrics.jsonl` and a point of each scalar's curve."""
+        if not self.enabled:
+            return
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self.curves(step, values)
+
+    def curves(self, step: int, values: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        if self._writer is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tensorboard's own deprecations
+                from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder))
+        for name, value in _scalars(values):
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def forget_after(self, step: int) -> None:
+        """Drops records of steps that a resumed run will do again, so that no step is in the file twice."""
+        path = self.folder / "metrics.jsonl"
+        if not self.enabled or not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                continue  # a line cut short by a kill
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    def results(self, text: str) -> None:
+        """Writes `results.md`."""
+        if self.enabled:
+            write_text(self.folder / "results.md", text)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _scalars(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found.append((prefix + key, float(value)))
+    return found

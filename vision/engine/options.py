@@ -1,0 +1,238 @@
+"""From recipe, configuration file and command line to a `TrainConfig`; the options' help is the fields' own docstrings."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib.resources
+import inspect
+import sys
+import typing
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vision.engine.config import TrainConfig
+
+__all__ = ["config_from_dict", "read_config", "recipe_names", "train_parser"]
+
+# what a resumed run may be given anew; everything else must stay as it was for the run to go on as if nothing happened
+RESUMABLE = frozenset(
+    {"out", "resume", "device", "threads", "workers", "stop_after_epochs", "log_every", "save_seconds"}
+)
+
+
+@cache
+def field_help(cls: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(sys.modules[cls.__module__])).body
+    fields = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == cls.__name__).body
+    texts = {}
+    for node, following in zip(fields, fields[1:]):
+        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
+            texts[node.target.id] = " ".join(str(following.value.value).split())
+    return texts
+
+
+def _options(cls: type, prefix: str = "") -> list[tuple[str, Any, Any, str]]:
+    """(dotted name, type, default, help) of every leaf field."""
+    types, found = typing.get_type_hints(cls), []
+    for item in dataclasses.fields(cls):
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if dataclasses.is_dataclass(types[item.name]):
+            found += _options(types[item.name], f"{prefix}{item.name}.")
+        else:
+            found.append((prefix + item.name, types[item.name], default, field_help(cls).get(item.name, "")))
+    return found
+
+
+def train_parser() -> Any:
+    """The parser of `vision train`: one option for every field of `TrainConfig`, nested ones with a dot."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="vision train",
+        description="Train a model. Order of settings: defaults < recipe < --config file < command line.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    parser.add_argument(
+        "--recipe",
+        type=str | None,
+        default=None,
+        help=f"settings that ship with the package: {', '.join(recipe_names())}",
+    )
+    for name, kind, default, text in _options(TrainConfig):
+        flag = "--" + name.replace("_", "-")
+        if kind is bool and not default:
+            parser.add_argument(flag, action="store_true", help=text)
+        else:
+            parser.add_argument(flag, type=kind, default=default, help=text.replace("%", "%%"))
+    return parser
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in _recipe_folder().iterdir() if path.suffix == ".yaml")
+
+
+def _recipe_folder() -> Path:
+    return Path(str(importlib.resources.files("vision.recipes")))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe by name or path, on top of those of the recipe that its `base` names."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _recipe_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"recipe {name!r} is not known; choose one of: {', '.join(recipe_names())}")
+    content = read_yaml(path)
+    base = content.pop("base", None)
+    return merge(read_recipe(base), content) if base else content
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. ValueError names the file and line when it does not."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); give a YAML file with settings") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; expected settings as `key: value`")
+    return content or {}
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top. Groups of settings are merged; free-form ones (augment, loss) are replaced whole."""
+    merged = dict(base)
+    groups = {name.split(".")[0] for name, *_ in _options(TrainConfig) if "." in name}
+    for key, value in over.items():
+        if key in groups and isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = {**merged[key], **value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def config_from_dict(content: dict[str, Any], where: str = "settings") -> TrainConfig:
+    """A checked `TrainConfig` from plain values. ValueError names an unknown key, its nearest known ones, or a bad value."""
+    check_keys(content, where)
+    try:
+        return _build(TrainConfig, _parse_object(content))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def check_keys(content: dict[str, Any], where: str) -> None:
+    """ValueError for a key that `TrainConfig` does not have."""
+    names = [name for name, *_ in _options(TrainConfig)]
+    groups = {name.split(".")[0] for name in names if "." in name}
+    given = []
+    for key, value in content.items():
+        given += [f"{key}.{inner}" for inner in value] if key in groups and isinstance(value, dict) else [str(key)]
+    for key in given:
+        if key not in names:
+            raise ValueError(f"{where}: {unknown_key(key, names)}")
+
+
+def unknown_key(key: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, names, n=3)
+    group = key.split(".")[0] + "."
+    allowed = near or [name for name in names if name.startswith(group)] or names
+    return f"{key!r} is not a setting; {'did you mean' if near else 'allowed'}: {', '.join(allowed)}"
+
+
+def _parse_object(content: dict[str, Any]) -> dict[str, Any]:
+    from argparse import ArgumentError
+
+    parser = train_parser()
+    try:
+        return parser.parse_object(content).as_dict()
+    except ArgumentError as error:
+        raise ValueError(readable(error)) from None
+
+
+def _build(cls: type, values: dict[str, Any]) -> Any:
+    types = typing.get_type_hints(cls)
+    chosen = {}
+    for item in dataclasses.fields(cls):
+        value = values[item.name]
+        nested = dataclasses.is_dataclass(types[item.name])
+        chosen[item.name] = _build(types[item.name], value) if nested else value
+    return cls(**chosen)
+
+
+def readable(error: Exception) -> str:
+    """One line of jsonargparse's message, without Python's names of types."""
+    text = " ".join(str(error).split())
+    for before, after in (
+        ("Parser key ", ""), ("typing.Literal", "one of "), ("Does not validate against any of the Union subtypes", ""),
+        ("<class 'int'>", "integer"), ("<class 'float'>", "number"), ("<class 'str'>", "text"),
+        ("<class 'NoneType'>", "null"), ("<class 'bool'>", "true or false"),
+    ):  # fmt: skip
+        text = text.replace(before, after)
+    return text
+
+
+def read_config(arguments: Sequence[str]) -> TrainConfig:
+    """The `TrainConfig` of a command line. ValueError names the setting at fault and what is allowed."""
+    from argparse import ArgumentError
+
+    parser = train_parser()
+    arguments = [_with_dashes(argument) for argument in arguments]
+    try:
+        given = parser.parse_args(arguments, defaults=False).as_dict()
+    except ArgumentError as error:
+        names = [name for name, *_ in _options(TrainConfig)]
+        text = readable(error)
+        for marker in ("unrecognized arguments: --", "Option '"):
+            if marker in text:
+                key = text.split(marker)[1].split()[0].strip("'").split("=")[0].replace("-", "_")
+                text = unknown_key(key, names)
+        raise ValueError(text) from None
+    given.pop("config", None)
+    recipe = given.pop("recipe", None)
+    if given.get("resume"):
+        return _resumed(given)
+    base = read_recipe(recipe or default_recipe(given.get("model", TrainConfig.model), given.get("model_options", {})))
+    return config_from_dict(merge(base, given), "vision train")
+
+
+def _with_dashes(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    parts = name.split(".")
+    free = parts[0] in ("--model_options", "--model-options", "--augment", "--loss")  # their inner keys are not ours
+    parts = [parts[0].replace("_", "-"), *(parts[1:] if free else [part.replace("_", "-") for part in parts[1:]])]
+    return ".".join(parts) + equals + value
+
+
+def _resumed(given: dict[str, Any]) -> TrainConfig:
+    """The settings of the run to continue. ValueError when something is given that would make it another run."""
+    stored = Path(given.get("out", "")) / "config.yaml"
+    if not given.get("out") or not stored.is_file():
+        raise ValueError(f"resume: {stored} is not there; give --out the folder of a run that was started before")
+    config = config_from_dict(read_yaml(stored), str(stored))
+    changed = config_from_dict(merge(config.to_dict(), given), "vision train")
+    before, after = config.to_dict(), changed.to_dict()
+    for key in before:
+        if key not in RESUMABLE and before[key] != after[key]:
+            raise ValueError(
+                f"resume: {key} = {after[key]!r}, but the run in {given['out']} was started with {before[key]!r}. "
+                f"Leave it out, or start a new run in another folder"
+            )
+    return changed
+
+
+def default_recipe(model: str, options: dict[str, Any]) -> str:
+    """ "detection" or "segmentation", by the task of the model. ValueError when the model is not known."""
+    from vision.models import build_model
+
+    task = build_model(model, 2, **options).task
+    return "segmentation" if task == "semantic" else "detection"
