@@ -76,7 +76,7 @@ class ScheduleConfig:
     final: float = 0.01
     """Factor at the end of polynomial, of each cosine cycle and of one_cycle; lowest factor of plateau and cyclic"""
     gamma: float = 0.1
-    """Factor of each drop: step, multi_step, plateau; exponential: over the length `every`; cyclic exp_range: a cycle"""
+    """Factor of each drop (step, multi_step, plateau), over the length `every` (exponential), of a cycle (exp_range)"""
     every: float = 0.33
     """Length between two drops of step, and over which exponential falls by gamma"""
     milestones: list[float] = field(default_factory=lambda: [0.67, 0.89])

@@ -81,7 +81,7 @@ def smooth_l1_loss(
     reduction: str = "sum",
     normaliser: Tensor | float | None = None,
 ) -> Tensor:
-    """0.5 d^2 / beta below `beta` and |d| - beta / 2 above it, d = pred - target of one shape (arXiv:1504.08083, eq. 3).
+    """0.5 d^2 / beta below `beta` and |d| - beta / 2 above it, d = pred - target (arXiv:1504.08083, eq. 3).
 
     beta = 0 is the absolute error.
     """

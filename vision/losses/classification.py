@@ -193,7 +193,7 @@ def varifocal_loss(
     reduction: str = "sum",
     normaliser: Tensor | float | None = None,
 ) -> Tensor:
-    """Cross-entropy weighted by q on positives and by alpha p^gamma on negatives (VarifocalNet, arXiv:2008.13367, eq. 2).
+    """Cross-entropy weighted by q on positives and by alpha p^gamma on negatives (VFNet, arXiv:2008.13367, eq. 2).
 
     logits and targets q of one shape: q > 0 is a positive's IoU with its object, 0 a negative.
     """

@@ -32,7 +32,7 @@ class RegionSums(NamedTuple):
 
 
 def check_labels(name: str, logits: Tensor, labels: Tensor) -> bool:
-    """True where labels are one class a pixel out of C > 1, False where each class has a mask. ValueError if neither."""
+    """True where labels are one class a pixel out of C > 1, False where each class has a mask; else ValueError."""
     per_pixel = logits.ndim >= 2 and labels.shape == logits.shape[:1] + logits.shape[2:]
     if not per_pixel and labels.shape != logits.shape:
         raise ValueError(
