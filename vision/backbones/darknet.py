@@ -17,13 +17,13 @@ __all__ = ["CSPDarknet"]
 class CSPDarknet(Backbone):
     """Stem, four stages of a strided convolution and a CSP block, and pooling at the end -> levels 3, 4, 5.
 
-    channels: of the stem (stride 2) and of the stages (strides 4, 8, 16, 32); depths: bottlenecks of the stages.
+    channels: of the stem (stride 2) and of the stages (strides 4, 8, 16, 32); depths: bottlenecks of the stages, 0 = no block.
     """
 
     def __init__(
         self,
         channels: Sequence[int] = (16, 32, 64, 128, 256),
-        depths: Sequence[int] = (1, 2, 2, 1),
+        depths: Sequence[int] = (0, 2, 2, 1),
         *,
         norm: Norm = "batch",
         activation: str = "silu",
@@ -35,12 +35,12 @@ class CSPDarknet(Backbone):
         self.channels, self.strides = tuple(channels[-3:]), (8, 16, 32)
         self.stem = ConvNormAct(in_channels, channels[0], 3, 2, norm=norm, activation=activation)
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                ConvNormAct(before, after, 3, 2, norm=norm, activation=activation),
-                CSPBlock(after, after, depth, norm=norm, activation=activation),
-            )
-            for before, after, depth in zip(channels, channels[1:], depths)
+            nn.Sequential(ConvNormAct(before, after, 3, 2, norm=norm, activation=activation))
+            for before, after in zip(channels, channels[1:])
         )
+        for stage, width, depth in zip(self.stages, channels[1:], depths):
+            if depth:
+                stage.append(CSPBlock(width, width, depth, norm=norm, activation=activation))
         self.stages[-1].append(PoolingPyramid(channels[-1], channels[-1], norm=norm, activation=activation))
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -25,7 +25,7 @@ def flatten_levels(levels: Sequence[Tensor], values: int) -> Tensor:
 
 
 class DecoupledHead(nn.Module):
-    """Separate class and box branches on each level, two 3x3 convolutions each (YOLOX, arXiv:2107.08430, section 2.1).
+    """Separate class and box branches on each level, `depth` 3x3 convolutions each (YOLOX, arXiv:2107.08430, 2.1).
 
     List of levels (B, channels[i], H, W) -> logits (B, P, C) and deltas (B, P, outputs), finest level first.
     """
@@ -38,6 +38,7 @@ class DecoupledHead(nn.Module):
         *,
         class_width: int,
         box_width: int,
+        depth: int = 2,
         prior: float = 0.01,
         norm: Norm = "batch",
         activation: str = "silu",
@@ -46,11 +47,9 @@ class DecoupledHead(nn.Module):
         self.classes, self.outputs = classes, outputs
 
         def branch(inputs: int, width: int, result: int) -> nn.Sequential:
-            return nn.Sequential(
-                ConvNormAct(inputs, width, norm=norm, activation=activation),
-                ConvNormAct(width, width, norm=norm, activation=activation),
-                nn.Conv2d(width, result, 1),
-            )
+            widths = [inputs] + [width] * depth
+            blocks = (ConvNormAct(a, b, norm=norm, activation=activation) for a, b in zip(widths, widths[1:]))
+            return nn.Sequential(*blocks, nn.Conv2d(width, result, 1))
 
         self.class_branches = nn.ModuleList(branch(inputs, class_width, classes) for inputs in channels)
         self.box_branches = nn.ModuleList(branch(inputs, box_width, outputs) for inputs in channels)

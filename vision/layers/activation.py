@@ -13,8 +13,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
     "prelu": nn.PReLU,
     "relu6": lambda: nn.ReLU6(inplace=True),
-    "silu": lambda: nn.SiLU(inplace=True),
-    "hswish": lambda: nn.Hardswish(inplace=True),
+    # in place would be slower: their gradients need the input, so autograd would copy it first
+    "silu": nn.SiLU,
+    "hswish": nn.Hardswish,
     "gelu": nn.GELU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,

@@ -53,15 +53,17 @@ class YOLO(DenseDetector):
         self.weights = {"box": box_weight, "class": class_weight, "distribution": distribution_weight}
         norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
         channels = [max(16, round(count * width / 16) * 16) for count in (64, 128, 256, 512, 1024)]
-        depths = [max(1, round(count * depth)) for count in (3, 6, 6, 3)]
+        # no block at stride 4 in the small sizes: half of all activations would be there
+        depths = [round(count * depth) for count in (1, 6, 6, 3)]
         self.backbone = CSPDarknet(channels, depths, norm=norm, activation=activation)
-        self.neck = PathAggregation(channels[2:], depths[0], norm=norm, activation=activation)
+        self.neck = PathAggregation(channels[2:], depths[3], norm=norm, activation=activation)
         self.head = DecoupledHead(
             channels[2:],
             len(self.classes),
             4 * bins,
             class_width=channels[2],
             box_width=channels[2],
+            depth=max(1, round(2 * depth)),
             norm=norm,
             activation=activation,
         )

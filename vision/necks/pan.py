@@ -23,21 +23,22 @@ class PathAggregation(nn.Module):
         self.channels = tuple(channels)
         pairs = list(zip(channels, channels[1:]))
         options = {"norm": norm, "activation": activation}
-        self.up = nn.ModuleList(
-            CSPBlock(fine + coarse, fine, depth, shortcut=False, **options) for fine, coarse in pairs
-        )
+        self.lateral = nn.ModuleList(ConvNormAct(coarse, fine, 1, **options) for fine, coarse in pairs)
+        self.up = nn.ModuleList(CSPBlock(2 * fine, fine, depth, shortcut=False, **options) for fine, _ in pairs)
         self.shrink = nn.ModuleList(ConvNormAct(fine, fine, 3, 2, **options) for fine, _ in pairs)
         self.down = nn.ModuleList(
-            CSPBlock(fine + coarse, coarse, depth, shortcut=False, **options) for fine, coarse in pairs
+            CSPBlock(2 * fine, coarse, depth, shortcut=False, **options) for fine, coarse in pairs
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         if len(levels) != len(self.channels):
             raise ValueError(f"PathAggregation: {len(levels)} levels; built for {len(self.channels)}")
-        fused = [levels[-1]]
-        for level, block in zip(reversed(levels[:-1]), reversed(self.up)):
-            coarse = F.interpolate(fused[0], size=level.shape[-2:], mode="nearest")
-            fused.insert(0, block(torch.cat([level, coarse], dim=1)))
-        for i, (shrink, block) in enumerate(zip(self.shrink, self.down)):
-            fused[i + 1] = block(torch.cat([shrink(fused[i]), fused[i + 1]], dim=1))
+        finest, thin = levels[-1], []  # thin: the coarser side of each pair with the finer side's channels
+        for i in reversed(range(len(self.up))):
+            thin.insert(0, self.lateral[i](finest))
+            coarse = F.interpolate(thin[0], size=levels[i].shape[-2:], mode="nearest")
+            finest = self.up[i](torch.cat([levels[i], coarse], dim=1))
+        fused = [finest]
+        for shrink, block, coarse in zip(self.shrink, self.down, thin):
+            fused.append(block(torch.cat([shrink(fused[-1]), coarse], dim=1)))
         return fused
