@@ -1,0 +1,156 @@
+"""`predict` on every kind of source, with a model whose answer is known."""
+
+import json
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from vision.data.resize import Preprocess
+from vision.engine.predict import predict, predict_to_folder
+from vision.media.video import VideoReader, VideoWriter
+from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
+from vision.structures import Detections, Segmentation
+
+
+class BrightBox(VisionModel):
+    """Finds the bright pixels of an image and calls their bounding box an object."""
+
+    def __init__(self):
+        super().__init__(("lamp",))
+        self.preprocess = Preprocess((64, 64), "letterbox")
+        self.layer = nn.Conv2d(3, 1, 1)
+
+    def forward(self, images, targets=None):
+        return DenseOutputs(images.float(), images, images, images)
+
+    def decode(self, outputs, sizes, *, score_threshold=0.0, **_):
+        found = []
+        for image in outputs.logits:
+            bright = (image.min(0).values > 200).nonzero()
+            if len(bright) == 0 or score_threshold > 0.9:
+                found.append(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long)))
+                continue
+            (top, left), (bottom, right) = bright.min(0).values, bright.max(0).values + 1
+            box = torch.stack([left, top, right, bottom]).float()[None]
+            found.append(Detections(box, torch.tensor([0.9]), torch.tensor([0])))
+        return found
+
+
+class Halves(VisionModel):
+    """Left half of the picture is class 0, right half class 1."""
+
+    task = "semantic"
+    divisor = 1
+
+    def __init__(self):
+        super().__init__(("left", "right"))
+        self.preprocess = Preprocess((32, 32), "stretch")
+
+    def forward(self, images, targets=None):
+        column = torch.linspace(-1, 1, images.shape[-1]).expand(len(images), 1, *images.shape[-2:])
+        return SegmentOutputs(torch.cat([-column, column], 1) * 50, [])
+
+    def decode(self, outputs, sizes, *, scores=False, **_):
+        return [Segmentation(logits.argmax(0), logits.softmax(0)) for logits in outputs.logits]
+
+
+def picture(size=(96, 128), box=(32, 24, 80, 56)):
+    image = np.full((*size, 3), 30, np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = 255
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), picture())
+    cv2.imwrite(str(tmp_path / "in" / "deep" / "a.png"), picture((64, 64), (8, 8, 40, 24)))
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    with VideoWriter(tmp_path / "clip.mp4", 8.0, (96, 128)) as writer:
+        for shift in range(7):
+            writer.write(np.roll(picture(), 2 * shift, axis=1))
+    return tmp_path
+
+
+def test_boxes_come_back_in_source_pixels():
+    (result,) = predict(BrightBox(), picture())
+    assert result.detections.boxes.tolist() == [[32, 24, 80, 56]]  # halved to fit 64, doubled again
+    assert result.source == "array"
+    assert result.draw().shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"), [("in", 2), ("in/a.png", 1), ("in/*.png", 1), ("in/**/*.png", 2), ("clip.mp4", 7)]
+)
+def test_sources(folder, source, count):
+    results = list(predict(BrightBox(), str(folder / source)))
+    assert len(results) == count
+    assert all(len(result.detections) == 1 for result in results)
+
+
+def test_folder_of_results(folder):
+    counts = predict_to_folder(BrightBox(), [folder / "in", folder / "clip.mp4"], folder / "out", progress=False)
+    assert counts == {"images": 2, "frames": 7, "objects": 9}
+    rows = json.loads((folder / "out" / "predictions.json").read_text())
+    assert len(rows) == 9
+    assert rows[0] == {
+        "image_id": "a.png", "file_name": "a.png", "frame": 0, "category_id": 0, "bbox": [32, 24, 48, 32],
+        "score": pytest.approx(0.9),
+    }  # fmt: skip
+    assert [row["frame"] for row in rows if row["file_name"] == "clip.mp4"] == list(range(7))
+    with VideoReader(folder / "out" / "clip.mp4") as video:
+        assert (video.rate, video.size, len(list(video))) == (8.0, (96, 128), 7)
+    assert cv2.imread(str(folder / "out" / "deep" / "a.png")).shape == (64, 64, 3)
+
+
+def test_class_maps(folder):
+    predict_to_folder(Halves(), folder / "in", folder / "out", progress=False)
+    labels = cv2.imread(str(folder / "out" / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (96, 128)
+    assert (labels[:, :64] == 0).all() and (labels[:, 64:] == 1).all()
+
+
+def test_no_detection_is_an_empty_list(folder):
+    predict_to_folder(BrightBox(), folder / "in" / "a.png", folder / "out", progress=False, score_threshold=0.95)
+    assert json.loads((folder / "out" / "predictions.json").read_text()) == []
+
+
+@pytest.mark.parametrize("source", ["missing.png", "in/notes.txt", "nothing*.jpg", "empty"])
+def test_bad_source_is_named_and_nothing_is_written(folder, source):
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=source.replace("*", r"\*")):
+        predict_to_folder(BrightBox(), str(folder / source), folder / "out", progress=False)
+    assert not [p for p in folder.iterdir() if "out" in p.name]
+
+
+def test_truncated_image_is_named_and_nothing_is_written(folder):
+    content = cv2.imencode(".jpg", picture())[1].tobytes()
+    (folder / "in" / "b.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"b\.jpg"):
+        predict_to_folder(BrightBox(), folder / "in", folder / "out", progress=False)
+    assert not [p for p in folder.iterdir() if "out" in p.name]
+
+
+def test_existing_folder_is_kept(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="another name"):
+        predict_to_folder(BrightBox(), folder / "in", folder / "out", progress=False)
+    assert (folder / "out" / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_clip(tmp_path):
+    with VideoWriter(tmp_path / "long.mp4", 25.0, (360, 480)) as writer:
+        for shift in range(600):
+            writer.write(np.roll(picture((360, 480), (100, 100, 300, 200)), shift % 100, axis=1))
+    process, seen = psutil.Process(), []
+    for number, _ in enumerate(predict(BrightBox(), tmp_path / "long.mp4")):
+        if number % 50 == 0:
+            seen.append(process.memory_info().rss)
+    # 500 frames of 0.5 MB would be 259 MB
+    assert max(seen[2:]) - seen[2] < 30e6

@@ -1,0 +1,30 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models import mobilenet_v3_small, resnet18
+
+from vision.layers.fold import fold_batch_norms
+
+
+@pytest.mark.parametrize("build", [resnet18, mobilenet_v3_small])
+def test_same_outputs_without_batch_norms(build):
+    torch.manual_seed(0)
+    model = build(weights=None)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    images = torch.rand(2, 3, 64, 64)
+    keys = list(model.state_dict())
+    folded = fold_batch_norms(model)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        assert torch.allclose(folded(images), expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4)
+    left = [name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [name for name in left if "downsample" not in name] == []
+    assert list(model.state_dict()) == keys  # the original keeps its norms
+
+
+def test_norms_behind_something_else_stay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4))
+    assert isinstance(fold_batch_norms(model)[2], nn.BatchNorm2d)

@@ -1,0 +1,108 @@
+"""Images in, results in the pixels of those images out: what evaluation and prediction share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vision.data.resize import Placement, Preprocess, restore_detections, restore_segmentation
+from vision.engine.device import autocast, choose_device, choose_precision
+from vision.layers.fold import fold_batch_norms
+from vision.models import VisionModel
+from vision.structures import Detections, Geometry, Segmentation
+
+__all__ = ["Inference", "preprocess_of", "stack_images"]
+
+
+def preprocess_of(model: VisionModel) -> Preprocess:
+    """How the images of `model` are prepared: as in its training, which its checkpoint carries; else at 640 pixels
+    (detection), or in full resolution (semantic segmentation)."""
+    known = getattr(model, "preprocess", None)
+    return known or Preprocess((640, 640), "keep" if model.task == "semantic" else "letterbox")
+
+
+def stack_images(images: Sequence[np.ndarray], pad: int) -> Tensor:
+    """Images uint8 (H, W, 3) of several sizes as one batch (B, 3, H, W), filled on the right and bottom with `pad`."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    batch = np.full((len(images), height, width, 3), pad, np.uint8)
+    for row, image in zip(batch, images):
+        row[: image.shape[0], : image.shape[1]] = image
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)  # channels_last in memory
+
+
+class Inference:
+    """A model made ready for inference, with its options; called with prepared images or with plain ones.
+
+    The model itself is not touched: the copy used here is in evaluation mode, has its batch norms folded into its
+    convolutions (`fold`) and lies on `device` in channels_last. `tile` cuts larger images of a segmentation model into
+    overlapping squares of that side; `tta` averages over flips and scales. `options` go to `decode`.
+    """
+
+    def __init__(
+        self,
+        model: VisionModel,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        fold: bool = True,
+        tile: int | None = None,
+        tta: bool = False,
+        **options: Any,
+    ):
+        if (tile or tta) and model.task != "semantic":
+            raise ValueError(f"tile and tta are for semantic segmentation; this model's task is {model.task!r}")
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.classes, self.task, self.preprocess = model.classes, model.task, preprocess_of(model)
+        ready = fold_batch_norms(model) if fold else copy.deepcopy(model).eval()
+        self.model = ready.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.tile, self.tta = tile, tta
+        self.options = {name: value for name, value in options.items() if value is not None}
+
+    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """One image RGB uint8 (H, W, 3) as the network takes it, and where it lies in there."""
+        prepared, placement, _ = self.preprocess.apply(image, tight=True)
+        return prepared, placement
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections] | list[Segmentation]:
+        """The results for images RGB uint8 (H, W, 3), in the pixels of each."""
+        prepared = [self.prepare(image) for image in images]
+        batch = stack_images([image for image, _ in prepared], self.preprocess.pad)
+        return self.run(batch, [placement for _, placement in prepared])
+
+    @torch.inference_mode()
+    def run(self, images: Tensor, placements: Sequence[Placement]) -> list[Detections] | list[Segmentation]:
+        """The results for prepared images (B, 3, H, W), restored to the source that each placement describes."""
+        geometry = Geometry(
+            torch.tensor([placement.scale for placement in placements]),
+            torch.tensor([placement.offset for placement in placements]),
+            torch.tensor([placement.source for placement in placements]),
+        )
+        images = images.to(self.device, non_blocking=True)
+        sizes = torch.tensor([placement.size for placement in placements], device=self.device)
+        if self.task == "semantic":
+            found = self._segment(images, sizes)
+            return [restore_segmentation(one, geometry, i) for i, one in enumerate(found)]
+        with autocast(self.device, self.precision):
+            outputs = self.model(images)
+        found = self.model.decode(outputs, sizes, **self.options)
+        return [restore_detections(one, geometry, i) for i, one in enumerate(found)]
+
+    def _segment(self, images: Tensor, sizes: Tensor) -> list[Segmentation]:
+        with autocast(self.device, self.precision):
+            if self.tile:
+                from vision.engine.tiled import predict_tiled
+
+                outputs = predict_tiled(self.model, images, self.tile, tta=self.tta)
+            elif self.tta:
+                from vision.engine.tta import predict_augmented
+
+                outputs = predict_augmented(self.model, images)
+            else:
+                outputs = self.model(images)
+        return self.model.decode(outputs, sizes, scores=True, **self.options)

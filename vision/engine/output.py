@@ -1,0 +1,94 @@
+"""Results on disk: a folder that appears only when it is whole, and the files that go into it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vision.structures import ClassMap, Detections
+
+__all__ = ["JsonList", "coco_results", "output_folder", "write_json"]
+
+
+@contextlib.contextmanager
+def output_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into that gets its name `path` at the end; after an error nothing of it is left.
+
+    Ctrl-C keeps what was written so far. ValueError when `path` exists: nothing is ever overwritten.
+    """
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"output folder {path} exists and is kept as it is; give another name")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except KeyboardInterrupt:
+        partial.rename(path)
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(path)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON (NaN is refused) under a temporary name first, so that `path` is never half a file."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+class JsonList:
+    """A JSON list written one item a line as the items come, so that it need not fit in memory."""
+
+    def __init__(self, path: str | Path):
+        self._file = Path(path).open("w")  # noqa: SIM115 (closed by __exit__)
+        self._count = 0
+
+    def extend(self, items: list) -> None:
+        for item in items:
+            self._file.write(("[\n" if self._count == 0 else ",\n") + json.dumps(item, allow_nan=False))
+            self._count += 1
+
+    def __enter__(self) -> JsonList:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.write("[]\n" if self._count == 0 else "\n]\n")
+        self._file.close()
+
+
+def coco_results(detections: Detections, classes: ClassMap, image_id: int | str, **extra: Any) -> list[dict]:
+    """The detections of one image in COCO's results format: category ids of the data set, bbox as x, y, width, height.
+
+    Numbers are written in full, so that a metric computed from the file equals the one computed from the tensors.
+    """
+    boxes = detections.boxes.double().cpu().numpy().copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    scores, labels = detections.scores.double().cpu().tolist(), detections.labels.cpu().tolist()
+    results = [
+        {"image_id": image_id, **extra, "category_id": classes.ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes.tolist(), scores, labels)
+    ]
+    if detections.masks is not None:
+        for result, code in zip(results, _run_lengths(detections.masks)):
+            result["segmentation"] = code
+    return results
+
+
+def _run_lengths(masks: Tensor) -> list[dict]:
+    from pycocotools import mask as coco_mask
+
+    stacked = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
+    return [{"size": c["size"], "counts": c["counts"].decode()} for c in coco_mask.encode(stacked)]

@@ -1,0 +1,210 @@
+"""A model's view of images and video: a generator for Python, and pictures, video and JSON in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vision.engine.inference import Inference
+from vision.engine.output import JsonList, coco_results, output_folder
+from vision.engine.sources import Frame, Source, find_sources, frames
+from vision.media.draw import draw_detections, draw_segmentation
+from vision.media.video import VideoReader, VideoWriter
+from vision.models import VisionModel
+from vision.structures import ClassMap, Detections, Segmentation
+
+__all__ = ["Prediction", "predict", "predict_to_folder"]
+
+SCORE = 0.3  # what is shown to people; evaluation goes lower
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one picture: `detections` or `segmentation`, in its own pixels.
+
+    image RGB uint8 (H, W, 3) · source: the path, camera number or "array" · frame: number within a video, else 0.
+    """
+
+    image: np.ndarray
+    source: str
+    frame: int
+    classes: ClassMap
+    detections: Detections | None = None
+    segmentation: Segmentation | None = None
+
+    def draw(self) -> np.ndarray:
+        """The picture with boxes, masks and names, or with the colours of its classes, RGB uint8 (H, W, 3)."""
+        if self.detections is not None:
+            return draw_detections(self.image, self.detections, self.classes)
+        return draw_segmentation(self.image, self.segmentation, self.classes)
+
+
+def predict(
+    model: VisionModel,
+    sources: Any,
+    *,
+    score_threshold: float = SCORE,
+    iou_threshold: float | None = None,
+    max_detections: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: int | None = None,
+    tta: bool = False,
+) -> Iterator[Prediction]:
+    """Yields a Prediction for every image and every frame of `sources`, one at a time: memory does not grow.
+
+    `sources`: an image, a folder, a glob, a video, a camera number, an RGB array, or a list of these. The images are
+    prepared as in the model's training. ValueError names a source that is missing or cannot be decoded.
+    """
+    inference = _inference(model, score_threshold, iou_threshold, max_detections, device, precision, tile, tta)
+    return (_predict_one(inference, frame) for source in find_sources(sources) for frame in frames(source))
+
+
+def _inference(
+    model: VisionModel,
+    score_threshold: float,
+    iou_threshold: float | None,
+    max_detections: int | None,
+    device: str,
+    precision: str,
+    tile: int | None,
+    tta: bool,
+) -> Inference:
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"predict: score threshold {score_threshold}; expected a number in 0..1")
+    options = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
+    if model.task == "semantic":
+        options = {}
+    return Inference(model, device=device, precision=precision, tile=tile, tta=tta, **options)
+
+
+def _predict_one(inference: Inference, frame: Frame) -> Prediction:
+    (result,) = inference([frame.image])
+    source = frame.source
+    place = "array" if source.kind == "array" else str(source.place)
+    kind = "segmentation" if isinstance(result, Segmentation) else "detections"
+    return Prediction(frame.image, place, frame.number, inference.classes, **{kind: result})
+
+
+def predict_to_folder(
+    model: VisionModel,
+    sources: Any,
+    out: str | Path,
+    *,
+    max_frames: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, int]:
+    """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames and objects.
+
+    Annotated pictures keep their names, videos their frame rate and size. Detections also go to predictions.json
+    (COCO's results format plus `file_name` and `frame`), the class maps of single images to masks/NAME.png.
+    `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
+    """
+    found = find_sources(sources)
+    inference = _inference(model, **{**_DEFAULTS, **options})
+    counts = {"images": 0, "frames": 0, "objects": 0}
+    with output_folder(out) as folder, _Results(folder, inference) as results:
+        for name, source in zip(_distinct_names(found), found):
+            if source.kind in ("image", "array"):
+                (frame,) = frames(source)
+                prediction = _predict_one(inference, frame)
+                _write_image(folder / name, prediction.draw())
+                results.add(prediction, name)
+                counts["images"] += 1
+                counts["objects"] += _objects(prediction)
+            else:
+                seen, objects = _predict_video(inference, source, folder / name, results, max_frames, progress)
+                counts["frames"] += seen
+                counts["objects"] += objects
+    return counts
+
+
+_DEFAULTS: dict[str, Any] = {
+    "score_threshold": SCORE,
+    "iou_threshold": None,
+    "max_detections": None,
+    "device": "auto",
+    "precision": "auto",
+    "tile": None,
+    "tta": False,
+}
+
+
+def _objects(prediction: Prediction) -> int:
+    return 0 if prediction.detections is None else len(prediction.detections)
+
+
+def _predict_video(
+    inference: Inference, source: Source, path: Path, results: _Results, max_frames: int | None, progress: bool
+) -> tuple[int, int]:
+    """Writes one annotated video; (frames, objects)."""
+    from tqdm import tqdm
+
+    place = source.place if source.kind == "camera" else str(source.place)
+    seen = objects = 0
+    with VideoReader(place) as video, VideoWriter(path, video.rate, video.size) as writer:
+        bar = tqdm(video, total=video.count or None, unit="frame", desc=source.name, disable=not progress, leave=False)
+        for number, image in enumerate(bar):
+            if max_frames is not None and number >= max_frames:
+                break
+            prediction = _predict_one(inference, Frame(image, source, number))
+            writer.write(prediction.draw())
+            results.add(prediction, path.name)
+            seen, objects = seen + 1, objects + _objects(prediction)
+    return seen, objects
+
+
+def _distinct_names(sources: Iterable[Source]) -> list[str]:
+    """One output name a source, sub-folders included; what would collide gets a number."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for source in sources:
+        path = Path(source.name)
+        if source.kind == "camera" or (
+            source.kind == "video" and path.suffix.lower() not in (".mp4", ".avi", ".mkv", ".mov")
+        ):
+            path = path.with_suffix(".mp4")
+        elif source.kind == "array":
+            path = path.with_suffix(".png")
+        name, number = str(path), 2
+        while name in taken:
+            name, number = str(path.with_name(f"{path.stem}_{number}{path.suffix}")), number + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    if not cv2.imwrite(str(path), pixels):
+        raise OSError(f"could not write {path}")
+
+
+class _Results:
+    """What goes beside the pictures: predictions.json for detections, masks/ for class maps."""
+
+    def __init__(self, folder: Path, inference: Inference):
+        self.masks = folder / "masks"
+        self.list = None if inference.task == "semantic" else JsonList(folder / "predictions.json")
+
+    def add(self, prediction: Prediction, name: str) -> None:
+        if self.list is not None:
+            named = {"file_name": name, "frame": prediction.frame}
+            self.list.extend(coco_results(prediction.detections, prediction.classes, name, **named))
+        elif Path(name).suffix.lower() not in (".mp4", ".avi", ".mkv", ".mov"):
+            labels = prediction.segmentation.labels.cpu().numpy()
+            _write_image((self.masks / name).with_suffix(".png"), labels.astype(np.uint8))
+
+    def __enter__(self) -> _Results:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.list is not None:
+            self.list.__exit__(*error)
