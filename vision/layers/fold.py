@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Names of children that may be a convolution and the norm behind it."""
     names = list(dict(module.named_children()))
     if isinstance(module, nn.Sequential):
-        yield from zip(names, names[1:])
+        yield from itertools.pairwise(names)
         return
     for name in names:
         norm = name.replace("conv", "bn", 1)
