@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -17,7 +18,8 @@ __all__ = ["CSPDarknet"]
 class CSPDarknet(Backbone):
     """Stem, four stages of a strided convolution and a CSP block, and pooling at the end -> levels 3, 4, 5.
 
-    channels: of the stem (stride 2) and of the stages (strides 4, 8, 16, 32); depths: bottlenecks of the stages, 0 = no block.
+    channels: of the stem (stride 2) and of the stages (strides 4, 8, 16, 32); depths: bottlenecks of the stages, 0 for
+    no block.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class CSPDarknet(Backbone):
         self.stem = ConvNormAct(in_channels, channels[0], 3, 2, norm=norm, activation=activation)
         self.stages = nn.ModuleList(
             nn.Sequential(ConvNormAct(before, after, 3, 2, norm=norm, activation=activation))
-            for before, after in zip(channels, channels[1:])
+            for before, after in pairwise(channels)
         )
         for stage, width, depth in zip(self.stages, channels[1:], depths):
             if depth:

@@ -122,9 +122,13 @@ def _shortcut(
 ) -> nn.Module | None:
     if stride == 1 and in_channels == out_channels:
         return None
-    pool = [nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)] if deep and stride > 1 else []
-    conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
-    return nn.Sequential(*pool, conv, build_norm(options.norm, out_channels))
+    conv = nn.Conv2d(in_channels, out_channels, 1, 1 if deep else stride, bias=False)
+    norm = build_norm(options.norm, out_channels)
+    if not deep:
+        return nn.Sequential(conv, norm)
+    # a stage that does not stride has nothing to average, but keeps the place, so that keys do not depend on it
+    pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return nn.Sequential(pool, conv, norm)
 
 
 def build_stage(

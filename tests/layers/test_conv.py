@@ -1,0 +1,40 @@
+"""The convolution block: bias rule, same padding, torchvision's keys."""
+
+import pytest
+import torch
+from torchvision.ops import Conv2dNormActivation
+
+from vision.layers.conv import ConvNormAct, scaled_channels
+
+
+@pytest.mark.parametrize(("norm", "bias"), [("batch", False), ("group", False), (None, True), ("none", True)])
+def test_a_convolution_has_a_bias_only_where_no_norm_follows(norm, bias):
+    assert (ConvNormAct(4, 8, norm=norm).conv.bias is not None) == bias
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (3, 4), (5, 2), ((1, 7), 1)])
+def test_size_is_kept_at_stride_one(kernel, dilation):
+    assert ConvNormAct(4, 8, kernel, dilation=dilation)(torch.rand(1, 4, 11, 13)).shape == (1, 8, 11, 13)
+
+
+def test_same_keys_and_values_as_torchvision():
+    theirs = Conv2dNormActivation(4, 8, 3, 2).eval()
+    ours = ConvNormAct(4, 8, 3, 2).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.rand(2, 4, 9, 9)
+    assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    # 22.4 -> 24; 35 -> 32 (91 % of it); 12 -> 16 (8 would be 67 %); 11 -> 16 (8 is 73 %); 3 -> 8, the smallest
+    [(22.4, 24), (35, 32), (12, 16), (11, 16), (3, 8)],
+)
+def test_scaled_channels(channels, expected):
+    assert scaled_channels(channels) == expected
+
+
+def test_padding_and_activation_by_choice():
+    block = ConvNormAct(3, 4, 3, padding=0, norm=None, activation=None)
+    assert len(block) == 1
+    assert block(torch.rand(1, 3, 5, 5)).shape == (1, 4, 3, 3)
