@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def prior_bias(prior: float) -> float:
 
 
 def flatten_levels(levels: Sequence[Tensor], values: int) -> Tensor:
-    """Maps (B, A * values, H, W) of a pyramid -> (B, P, values): levels, rows, columns, then the A anchors of a cell."""
+    """Maps (B, A * values, H, W) of a pyramid -> (B, P, values): levels, rows, columns, the A anchors of a cell."""
     return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values) for level in levels], dim=1)
 
 
@@ -48,7 +49,7 @@ class DecoupledHead(nn.Module):
 
         def branch(inputs: int, width: int, result: int) -> nn.Sequential:
             widths = [inputs] + [width] * depth
-            blocks = (ConvNormAct(a, b, norm=norm, activation=activation) for a, b in zip(widths, widths[1:]))
+            blocks = (ConvNormAct(a, b, norm=norm, activation=activation) for a, b in pairwise(widths))
             return nn.Sequential(*blocks, nn.Conv2d(width, result, 1))
 
         self.class_branches = nn.ModuleList(branch(inputs, class_width, classes) for inputs in channels)

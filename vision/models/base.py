@@ -111,8 +111,13 @@ class VisionModel(nn.Module):
                 f"{type(self).__name__}: images of shape {tuple(images.shape)}; "
                 f"expected (B, {self.mean.shape[1]}, H, W)"
             )
-        scale = 255.0 if images.dtype == torch.uint8 else 1.0
-        images = (images.to(self.mean.dtype) - self.mean * scale) / (self.std * scale)
+        # layout first, while a byte image is small; then one pass that converts and scales, and one that shifts
+        images = images.contiguous(memory_format=torch.channels_last)
+        if images.dtype == torch.uint8:
+            images = images * (1 / (255.0 * self.std))
+        else:
+            images = images.to(self.mean.dtype) / self.std
+        images = images - self.mean / self.std
         bottom, right = (-images.shape[-2]) % self.divisor, (-images.shape[-1]) % self.divisor
         if bottom or right:
             images = F.pad(images, (0, right, 0, bottom))

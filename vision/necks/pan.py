@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ class PathAggregation(nn.Module):
     def __init__(self, channels: Sequence[int], depth: int = 1, *, norm: Norm = "batch", activation: str = "silu"):
         super().__init__()
         self.channels = tuple(channels)
-        pairs = list(zip(channels, channels[1:]))
+        pairs = list(pairwise(channels))
         options = {"norm": norm, "activation": activation}
         self.lateral = nn.ModuleList(ConvNormAct(coarse, fine, 1, **options) for fine, coarse in pairs)
         self.up = nn.ModuleList(CSPBlock(2 * fine, fine, depth, shortcut=False, **options) for fine, _ in pairs)

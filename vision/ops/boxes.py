@@ -74,7 +74,7 @@ def paired_iou(a: Tensor, b: Tensor, kind: str = "iou", eps: float = 1e-7) -> Te
 
 
 def _penalty(kind: str, iou: Tensor, shift: tuple, hull: tuple, sides: tuple, eps: float) -> Tensor:
-    """What DIoU, CIoU, EIoU and SIoU take off the IoU, from the shift of the centres, the hull and both boxes' sides."""
+    """What DIoU, CIoU, EIoU and SIoU take off the IoU, from the centres' shift, the hull and both boxes' sides."""
     (dx, dy), (hull_width, hull_height), (aw, ah, bw, bh) = shift, hull, sides
     if kind == "siou":
         return _siou_penalty(shift, hull, sides, eps)
@@ -111,7 +111,7 @@ def _siou_penalty(shift: tuple, hull: tuple, sides: tuple, eps: float) -> Tensor
 
 
 def pairwise_iou(a: Tensor, b: Tensor, kind: str = "iou", eps: float = 1e-7) -> Tensor:
-    """Overlap of every box of `a` (..., N, 4) with every box of `b` (..., M, 4) -> (..., N, M); kinds as `paired_iou`."""
+    """Overlap of each box of `a` (..., N, 4) with each box of `b` (..., M, 4) -> (..., N, M); kinds as `paired_iou`."""
     return paired_iou(a.unsqueeze(-2), b.unsqueeze(-3), kind, eps)
 
 

@@ -74,7 +74,7 @@ def select_detections(
     candidates: int = 1000,
     class_agnostic: bool = False,
 ) -> list[Detections]:
-    """Detections of each image from boxes (B, P, 4) and class scores (B, P, C): `select_candidates`, then `suppress`."""
+    """Detections of each image from boxes (B, P, 4) and scores (B, P, C): `select_candidates`, then `suppress`."""
     best = select_candidates(scores, candidates)
     chosen = boxes.gather(1, best.places.unsqueeze(-1).expand(-1, -1, 4))
     return suppress(
