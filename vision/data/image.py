@@ -1,0 +1,133 @@
+"""Image files to arrays: colour images as they are looked at, masks as they are stored.
+
+Rules: EXIF orientation is applied · grey becomes three equal channels · 16 bits become the upper 8 · alpha is dropped
+· a truncated file is an error, though some decoders would fill the rest with grey.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from vision.data.problem import DataError
+
+__all__ = ["IMAGE_SUFFIXES", "image_size", "read_image", "read_index_mask", "read_segment_ids"]
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+_MEND = "replace the file, or take it out of the data set"
+
+
+def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
+    """The image as uint8 RGB (H, W, 3), turned as its EXIF orientation says (`upright=False`: as stored).
+
+    DataError (a ValueError) names the file when it is missing, truncated or not an image.
+    """
+    import cv2
+
+    content = _content(path)
+    lacking = _truncation(content)
+    if lacking:
+        raise DataError(f"{path}: truncated image, {lacking}; {_MEND}")
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if image is None:
+        raise DataError(f"{path}: {_what(content)} of {len(content)} bytes that cannot be decoded; {_MEND}")
+    if image.dtype != np.uint8:
+        raise DataError(f"{path}: pixels of type {image.dtype}; expected 8 or 16 bits; convert the file")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int]:
+    """Height and width of the image as `read_image` returns it, from the header of the file alone.
+
+    DataError names the file when it is missing or its header is none of an image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = upright and image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 are turned by 90 degrees
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such image; {_MEND}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not an image that can be read ({error}); {_MEND}") from None
+    return (width, height) if turned else (height, width)
+
+
+def read_index_mask(path: str | Path) -> np.ndarray:
+    """The stored values of a one-channel mask (H, W), uint8 or int32: palette PNGs give indices, not colours.
+
+    DataError names the file when it is missing, unreadable or has colours instead of indices.
+    """
+    pixels, mode = _stored(path)
+    if pixels.ndim != 2:
+        raise DataError(
+            f"{path}: a mask of mode {mode} with {pixels.shape[2]} channels; expected one channel or a palette whose "
+            "values are class numbers; convert it"
+        )
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+def read_segment_ids(path: str | Path) -> np.ndarray:
+    """The segment ids (H, W) int32 of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = unlabelled."""
+    pixels, mode = _stored(path)
+    if pixels.ndim != 3 or pixels.shape[2] < 3:
+        raise DataError(f"{path}: a panoptic mask of mode {mode}; expected an RGB PNG (id = R + 256 G + 65536 B)")
+    channels = pixels[..., :3].astype(np.int32)
+    return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+
+
+def _stored(path: str | Path) -> tuple[np.ndarray, str]:
+    """Pixel values as stored and Pillow's name of the mode; OpenCV would turn a palette into colours."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.array(image), image.mode
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such mask; {_MEND}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: a mask that cannot be read ({error}); {_MEND}") from None
+
+
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such image; {_MEND}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {_MEND}") from None
+
+
+def _what(content: bytes) -> str:
+    if not content:
+        return "an empty file"
+    names = {b"\xff\xd8": "a JPEG", b"\x89PNG": "a PNG", b"BM": "a BMP", b"RIFF": "a WebP", b"GIF8": "a GIF"}
+    return next((name for start, name in names.items() if content.startswith(start)), "a file of unknown format")
+
+
+def _truncation(content: bytes) -> str:
+    """What the end of a JPEG or PNG lacks; empty when it is whole or of another format."""
+    if content.startswith(b"\x89PNG"):
+        return "" if b"IEND" in content[-4096:] else "its end chunk (IEND) is missing"
+    if content.startswith(b"\xff\xd8"):
+        # not just anywhere: a thumbnail in the header has an end marker of its own
+        return "" if content.rfind(b"\xff\xd9") > _start_of_scan(content) else "its end marker (EOI) is missing"
+    return ""
+
+
+def _start_of_scan(content: bytes) -> int:
+    """Where the compressed pixels of a JPEG begin; its length when the header itself is cut or damaged."""
+    place = 2
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == 0xDA:
+            return place
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        place += 2 + struct.unpack_from(">H", content, place + 2)[0]
+    return len(content)

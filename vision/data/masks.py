@@ -1,0 +1,156 @@
+"""Images with one mask each: a list of `image mask` lines (CamVid), or two folders with equal names.
+
+Rules. A mask has one channel or a palette; its values are class numbers, 255 is ignored, any other value without a
+class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur are
+the classes · masks of 0 and 255 alone are binary: 255 is the second class, with a note, unless a card says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vision.data.card import Card
+from vision.data.dataset import ClassMasks, Dataset
+from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
+from vision.data.image import image_size, read_index_mask
+from vision.data.pack import AnnotationsBuilder, PackedText
+from vision.data.problem import DataError, Problem
+from vision.structures import ClassMap
+
+__all__ = ["read_masks", "value_table"]
+
+BINARY_SAMPLE = 32  # masks looked at to tell a binary data set of 0 and 255
+
+
+def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
+    """The split as a semantic Dataset; reads the header of every image for its size."""
+    pairs, origin = _pairs(card, split)
+    if not pairs:
+        raise DataError(f"{origin}: an empty data set (no images); expected pairs of an image and a mask")
+    builder = AnnotationsBuilder(lambda image, place: (image, ""))
+    builder.problems += missing_files((image for image, _ in pairs), "image", origin)
+    builder.problems += missing_files((mask for _, mask in pairs), "mask", origin)
+    missing = {problem.value.split(" ", 1)[1].removesuffix(" does not exist") for problem in builder.problems}
+    pairs = [pair for pair in pairs if not missing & set(pair)]
+    if not pairs:
+        raise DataError(
+            f"{builder.problems[0].file}: {builder.problems[0].value}, nor does any other pair; check the paths"
+        )
+    classes, table = _meaning(card, [mask for _, mask in pairs], origin, builder.problems)
+    kept = []
+    for (image, mask), image_id in zip(pairs, image_ids([image for image, _ in pairs])):
+        try:
+            builder.add_image(image, image_id, image_size(image))
+            kept.append(mask)
+        except DataError as error:
+            builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
+    class_masks = ClassMasks(PackedText(kept), table)
+    return Dataset(
+        card.name, split, classes, ["semantic"], builder.finish(), problems=builder.problems, class_masks=class_masks
+    )
+
+
+def value_table(classes: ClassMap, values: Mapping[int, str], origin: str) -> np.ndarray:
+    """labels (K,) int32 of `ClassMasks`: from a card's `values` (value -> class name or "ignore"), else from the
+    ids of the classes with 255 ignored. DataError names a class that is not known."""
+    if not values:
+        table = np.full(max(256, max(classes.ids) + 1), -2, np.int32)
+        table[255] = -1
+        table[list(classes.ids)] = np.arange(len(classes))
+        return table
+    table = np.full(max(256, max(int(value) for value in values) + 1), -2, np.int32)
+    table[255] = -1
+    for value, name in values.items():
+        if name != "ignore" and name not in classes.names:
+            raise DataError(f"{origin}: values: {value}: {name}; expected ignore or one of {', '.join(classes.names)}")
+        table[int(value)] = -1 if name == "ignore" else classes.names.index(name)
+    return table
+
+
+def _pairs(card: Card, split: str) -> tuple[list[tuple[str, str]], str]:
+    """(image, mask) paths, and the file or folder that names them."""
+    entry = card.splits[split]
+    if "list" in entry:
+        path = card.entry(split, "list")
+        return [_listed_pair(card, path, number, line) for number, line in enumerate(read_lines(path), 1)], str(path)
+    images, masks = card.entry(split, "images"), card.entry(split, "masks")
+    if images is None or masks is None:
+        raise DataError(f"{card.file}: split {split}: expected `list`, or both `images` and `masks`")
+    return _folder_pairs(images, masks, entry.get("image_suffix"), entry.get("mask_suffix")), str(images)
+
+
+def _listed_pair(card: Card, path: Path, number: int, line: str) -> tuple[str, str]:
+    parts = line.split()
+    if len(parts) == 1 and (card.root / "images").is_dir() and (card.root / "masks").is_dir():
+        parts = [f"images/{parts[0]}", f"masks/{parts[0]}"]
+    if len(parts) != 2:
+        raise DataError(f"{path}, line {number}: {line!r}; expected `image mask`, two paths without spaces")
+    # a leading slash is the root of the data set in some lists (CamVid as SegNet ships it)
+    return tuple(
+        part if os.path.isabs(part) and os.path.exists(part) else absolute_path(card.root, part.lstrip("/"))
+        for part in parts
+    )
+
+
+def _folder_pairs(
+    images: Path, masks: Path, image_suffix: str | None, mask_suffix: str | None
+) -> list[tuple[str, str]]:
+    by_stem: dict[str, str] = {}
+    for mask in images_in(masks, recursive=True):
+        name = os.path.relpath(mask, masks)
+        if mask_suffix is None or name.endswith(mask_suffix):
+            by_stem[name.removesuffix(mask_suffix) if mask_suffix else os.path.splitext(name)[0]] = mask
+    pairs = []
+    for image in images_in(images, recursive=True):
+        name = os.path.relpath(image, images)
+        if image_suffix is None or name.endswith(image_suffix):
+            stem = name.removesuffix(image_suffix) if image_suffix else os.path.splitext(name)[0]
+            expected = str(masks / f"{stem}{mask_suffix or '.png'}")
+            pairs.append((image, by_stem.get(stem, expected)))
+    return pairs
+
+
+def _meaning(card: Card, masks: list[str], origin: str, problems: list[Problem]) -> tuple[ClassMap, np.ndarray]:
+    """Classes and value table: stated by the card, or found in the masks."""
+    classes = card.classes
+    if classes is not None and card.values:
+        return classes, value_table(classes, card.values, card.file)
+    binary = _is_binary(masks) if classes is None or len(classes) == 2 else False
+    if binary:
+        value = "masks with the values 0 and 255 alone"
+        problems.append(Problem("note", origin, "", value, "255 to be ignored; here it is taken as the second class"))
+        classes = classes or ClassMap(("background", "foreground"))
+        table = np.full(256, -2, np.int32)
+        table[[0, 255]] = [0, 1]
+        return classes, table
+    if classes is None:
+        classes = _classes_found(masks, origin, problems)
+    return classes, value_table(classes, {}, origin)
+
+
+def _is_binary(masks: list[str]) -> bool:
+    step = max(1, len(masks) // BINARY_SAMPLE)
+    values: set[int] = set()
+    for mask in masks[::step]:
+        values |= set(np.unique(read_index_mask(mask)).tolist())
+        if not values <= {0, 255}:
+            return False
+    return 255 in values
+
+
+def _classes_found(masks: list[str], origin: str, problems: list[Problem]) -> ClassMap:
+    values: set[int] = set()
+    for mask in masks:
+        values |= set(np.unique(read_index_mask(mask)).tolist())
+    found = sorted(values - {255})
+    shown = f"{len(found)} values ({found[0]}..{found[-1]}) without names" if found else "masks of 255 alone"
+    if not found:
+        raise DataError(f"{origin}: {shown}; expected class numbers")
+    problems.append(
+        Problem("note", origin, "", shown, "classes.txt or a card that names them; each is taken as a class")
+    )
+    return ClassMap(tuple(f"class {value}" for value in found), tuple(found))

@@ -1,0 +1,205 @@
+"""Annotations of a whole data set in a few flat arrays, so that forked loader workers share them without copying.
+
+A list of dicts of Python numbers has a reference count in every element; reading it from a worker writes to its pages
+and the operating system copies them one by one. Arrays have one count each.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vision.data.problem import Problem
+
+__all__ = ["CROWD", "DEGENERATE", "DIFFICULT", "STUFF", "TRUNCATED", "Annotations", "AnnotationsBuilder", "PackedText"]
+
+# bits of Annotations.flags
+CROWD, DIFFICULT, TRUNCATED, DEGENERATE, STUFF = 1, 2, 4, 8, 16
+
+# what the bytes of an object's segment are: nothing, COCO's compressed RLE, rings in hundredths of a pixel, or rings
+NO_SEGMENT, RLE, RINGS_HUNDREDTHS, RINGS_FLOAT = 0, 1, 2, 3
+
+
+class PackedText:
+    """A read-only list of strings in two arrays: the UTF-8 bytes of all, and where each begins."""
+
+    def __init__(self, texts: Iterable[str]):
+        buffer, starts = bytearray(), array("q", [0])
+        for text in texts:
+            buffer += text.encode("utf-8", "surrogateescape")
+            starts.append(len(buffer))
+        self.buffer = np.frombuffer(bytes(buffer), np.uint8)
+        self.starts = np.asarray(starts, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} of {len(self)}")
+        return self.buffer[self.starts[index] : self.starts[index + 1]].tobytes().decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """N images with M objects, objects of image i in rows start[i]..start[i + 1].
+
+    paths N image files · ids (N,) int64 or N texts, as in the files · sizes (N, 2) int32 height, width · start (N + 1,)
+    boxes (M, 4) float64 xyxy as written in the files · labels (M,) int32 · flags (M,) uint8 of the bits above
+    area (M,) float64 · object_ids (M,) int64: annotation id, place in the file or line number
+    segments uint8 bytes, those of row m at segment_start[m]..segment_start[m + 1], of kind segment_kind[m]
+    """
+
+    paths: PackedText
+    ids: np.ndarray | PackedText
+    sizes: np.ndarray
+    start: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    flags: np.ndarray
+    area: np.ndarray
+    object_ids: np.ndarray
+    segments: np.ndarray
+    segment_start: np.ndarray
+    segment_kind: np.ndarray
+
+    def rows(self, index: int) -> slice:
+        return slice(int(self.start[index]), int(self.start[index + 1]))
+
+    def segment(self, row: int) -> bytes | list[np.ndarray] | None:
+        """COCO's compressed RLE counts (bytes), or polygons (list of flat x, y float64 arrays), or None."""
+        kind = self.segment_kind[row]
+        if kind == NO_SEGMENT:
+            return None
+        content = self.segments[self.segment_start[row] : self.segment_start[row + 1]].tobytes()
+        return content if kind == RLE else unpack_rings(content, kind)
+
+    @property
+    def bytes(self) -> int:
+        arrays = [getattr(self, name) for name in self.__dataclass_fields__]
+        arrays = [part for a in arrays for part in ((a.buffer, a.starts) if isinstance(a, PackedText) else (a,))]
+        return sum(part.nbytes for part in arrays)
+
+
+def pack_rings(rings: Sequence[np.ndarray]) -> tuple[int, bytes]:
+    """Kind and bytes of polygons: in whole hundredths of a pixel (as COCO writes them) when that is exact."""
+    lengths = np.array([len(rings), *(len(ring) for ring in rings)], "<u4").tobytes()
+    values = np.concatenate(rings) if len(rings) else np.zeros(0)
+    hundredths = np.rint(values * 100)
+    if np.abs(hundredths).max(initial=0) < 2**31 and np.array_equal(hundredths / 100, values):
+        return RINGS_HUNDREDTHS, lengths + hundredths.astype("<i4").tobytes()
+    return RINGS_FLOAT, lengths + values.astype("<f8").tobytes()
+
+
+def unpack_rings(content: bytes, kind: int) -> list[np.ndarray]:
+    count = int(np.frombuffer(content, "<u4", 1)[0])
+    lengths = np.frombuffer(content, "<u4", count, 4)
+    offset = 4 + 4 * count
+    if kind == RINGS_HUNDREDTHS:
+        values = np.frombuffer(content, "<i4", -1, offset) / 100.0
+    else:
+        values = np.frombuffer(content, "<f8", -1, offset)
+    return np.split(values, np.cumsum(lengths)[:-1])
+
+
+@dataclass
+class AnnotationsBuilder:
+    """Collects images and their objects, image by image, and the problems that every format can have.
+
+    `describe(path, object_id)` says where an object is written: (file, place in it).
+    """
+
+    describe: Callable[[str, int], tuple[str, str]]
+    problems: list[Problem] = field(default_factory=list)
+    _paths: list[str] = field(default_factory=list)
+    _ids: list[int | str] = field(default_factory=list)
+    _sizes: array = field(default_factory=lambda: array("i"))
+    _start: array = field(default_factory=lambda: array("q", [0]))
+    _boxes: array = field(default_factory=lambda: array("d"))
+    _labels: array = field(default_factory=lambda: array("i"))
+    _flags: array = field(default_factory=lambda: array("B"))
+    _area: array = field(default_factory=lambda: array("d"))
+    _object_ids: array = field(default_factory=lambda: array("q"))
+    _segments: bytearray = field(default_factory=bytearray)
+    _segment_start: array = field(default_factory=lambda: array("q", [0]))
+    _segment_kind: array = field(default_factory=lambda: array("B"))
+
+    def add_image(self, path: str, image_id: int | str, size: tuple[int, int]) -> None:
+        """The image (height, width) that the objects added from here on belong to."""
+        self._paths.append(path)
+        self._ids.append(image_id)
+        self._sizes.extend(size)
+        self._start.append(self._start[-1])
+
+    def add_object(
+        self,
+        box: Sequence[float],
+        label: int,
+        object_id: int,
+        *,
+        area: float | None = None,
+        flags: int = 0,
+        segment: bytes | Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """One object of the image added last: box xyxy as written, segment as `Annotations.segment` returns it."""
+        left, top, right, bottom = box
+        if not (right > left and bottom > top):
+            flags |= DEGENERATE
+        self._boxes.extend(box)
+        self._labels.append(label)
+        self._flags.append(flags)
+        self._area.append(max(right - left, 0) * max(bottom - top, 0) if area is None else area)
+        self._object_ids.append(object_id)
+        if segment is None:
+            kind, content = NO_SEGMENT, b""
+        else:
+            kind, content = (RLE, segment) if isinstance(segment, bytes) else pack_rings(segment)
+        self._segments += content
+        self._segment_start.append(len(self._segments))
+        self._segment_kind.append(kind)
+        self._start[-1] += 1
+
+    def finish(self) -> Annotations:
+        """The packed arrays; adds to `problems` what is wrong with boxes (rules: docstring of vision.data.check)."""
+        integers = all(isinstance(image_id, int) for image_id in self._ids)
+        annotations = Annotations(
+            paths=PackedText(self._paths),
+            ids=np.array(self._ids, np.int64) if integers else PackedText(str(i) for i in self._ids),
+            sizes=np.array(self._sizes, np.int32).reshape(-1, 2),
+            start=np.array(self._start, np.int64),
+            boxes=np.array(self._boxes, np.float64).reshape(-1, 4),
+            labels=np.array(self._labels, np.int32),
+            flags=np.array(self._flags, np.uint8),
+            area=np.array(self._area, np.float64),
+            object_ids=np.array(self._object_ids, np.int64),
+            segments=np.frombuffer(bytes(self._segments), np.uint8),
+            segment_start=np.array(self._segment_start, np.int64),
+            segment_kind=np.array(self._segment_kind, np.uint8),
+        )
+        self._judge_boxes(annotations)
+        return annotations
+
+    def _judge_boxes(self, annotations: Annotations) -> None:
+        boxes, flags = annotations.boxes, annotations.flags
+        owner = np.repeat(np.arange(len(annotations.sizes)), np.diff(annotations.start))  # (M,)
+        limits = annotations.sizes[owner][:, ::-1].astype(np.float64)  # (M, 2) width, height
+        degenerate = (flags & DEGENERATE) > 0
+        away = ~degenerate & ((boxes[:, :2] >= limits) | (boxes[:, 2:] <= 0)).any(1)
+        # annotation tools round: up to a pixel over the edge is cut off without being called a problem
+        over = ~degenerate & ~away & ((boxes[:, :2] < -1) | (boxes[:, 2:] > limits + 1)).any(1)
+        flags[away] |= DEGENERATE
+        for row in np.flatnonzero(degenerate | away | over):
+            path = annotations.paths[owner[row]]
+            file, where = self.describe(path, int(annotations.object_ids[row]))
+            value = "box " + " ".join(f"{v:g}" for v in boxes[row])
+            width, height = limits[row]
+            if degenerate[row]:
+                expected = "a box with an area; the object is left out"
+            elif away[row]:
+                expected = f"a box inside the image of {width:g}x{height:g} pixels; the object is left out"
+            else:
+                expected = f"a box inside the image of {width:g}x{height:g} pixels; it is cut at the edge"
+            self.problems.append(Problem("warning", file, where, value, expected))

@@ -1,0 +1,138 @@
+"""YOLO text files: a data.yaml (path, train, val, names) and one .txt an image: `class cx cy w h`, or a polygon.
+
+Rules. A label file is the image's path with the last `images` folder replaced by `labels` · an image without one has no
+objects · 5 numbers are a box, an odd count from 7 up is a polygon `class x1 y1 x2 y2 ...`, all relative to the image ·
+an object's number is its line · a class number that has no name, or a line of anything else, is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vision.data.card import Card, class_map
+from vision.data.dataset import Dataset
+from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
+from vision.data.image import image_size
+from vision.data.pack import NO_SEGMENT, AnnotationsBuilder
+from vision.data.problem import DataError, Problem
+from vision.data.segment import segment_area
+
+__all__ = ["card_of_data_yaml", "label_path", "read_yolo"]
+
+
+def card_of_data_yaml(path: Path, content: Mapping[str, Any]) -> Card:
+    """A Card of a data.yaml. `path` in it is relative to the folder of the file. DataError names the wrong key."""
+    root = path.parent / Path(str(content.get("path") or ".")).expanduser()
+    splits = {split: {"images": content[split]} for split in ("train", "val", "test") if content.get(split)}
+    if not splits:
+        raise DataError(f"{path}: neither train nor val; expected folders or lists of images under these keys")
+    names = content.get("names")
+    if names is None and isinstance(content.get("nc"), int):
+        names = [f"class {number}" for number in range(content["nc"])]
+    if names is None:
+        raise DataError(f"{path}: no names; expected the class names, as a list or as {{number: name}}")
+    return Card(path.parent.name, "yolo", root, splits, class_map(path, names), file=str(path))
+
+
+def label_path(image: str) -> str:
+    """The label file of an image: .../images/a/b.jpg -> .../labels/a/b.txt; beside the image when no such folder."""
+    parts = image.split(os.sep)
+    stem = os.path.splitext(parts.pop())[0]
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return os.sep.join([*parts, f"{stem}.txt"])
+
+
+def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
+    """The split as a Dataset; reads the header of every image, because the labels are relative to its size."""
+    images = _image_paths(card, split)
+    origin = card.file or str(card.root)
+    if not images:
+        raise DataError(f"{origin}: an empty data set (no images in split {split}); put images there")
+    classes = card.classes
+    if classes is None:
+        raise DataError(f"{origin}: no class names; give them in a data.yaml or a card")
+    labels = {number: label for label, number in enumerate(classes.ids)}
+    builder = AnnotationsBuilder(lambda image, line: (label_path(image), f"line {line}"))
+    absent = {problem.value: problem for problem in missing_files(images, "image", origin)}
+    builder.problems += absent.values()
+    for image, image_id in zip(images, image_ids(images)):
+        if f"image {image} does not exist" in absent:
+            continue
+        try:
+            size = image_size(image)
+        except DataError as error:
+            builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
+            continue
+        builder.add_image(image, image_id, size)
+        for line, text in _label_lines(label_path(image)):
+            _add_line(builder, labels, (label_path(image), line, text), size)
+    annotations = builder.finish()
+    kinds = annotations.segment_kind
+    tasks = ["detection", "instance"] if len(kinds) and (kinds != NO_SEGMENT).all() else ["detection"]
+    return Dataset(card.name, split, classes, tasks, annotations, problems=builder.problems)
+
+
+def _image_paths(card: Card, split: str) -> list[str]:
+    places = card.splits[split]["images"]
+    paths: list[str] = []
+    for place in places if isinstance(places, list) else [places]:
+        where = Path(absolute_path(card.root, place))
+        if where.suffix == ".txt":
+            paths += [_listed(line, where, card.root) for line in read_lines(where)]
+        elif where.is_dir():
+            paths += images_in(where, recursive=True)
+        else:
+            raise DataError(
+                f"{card.file or card.root}: split {split}: {where} does not exist; expected a folder of images or a "
+                "list file; mend `path` or the split"
+            )
+    return paths
+
+
+def _listed(line: str, list_file: Path, root: Path) -> str:
+    """A line of a list file: absolute, `./` relative to the list, else relative to the root of the data set."""
+    return absolute_path(list_file.parent if line.startswith("./") else root, line)
+
+
+def _label_lines(path: str) -> Iterator[tuple[int, str]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file; expected lines of `class cx cy w h`") from None
+
+
+def _add_line(
+    builder: AnnotationsBuilder, labels: dict[int, int], source: tuple[str, int, str], size: tuple[int, int]
+) -> None:
+    path, line, text = source
+    try:
+        values = np.array(text.split(), np.float64)
+        if not (len(values) == 5 or (len(values) >= 7 and len(values) % 2)) or not np.isfinite(values).all():
+            raise ValueError
+    except ValueError:
+        expected = "`class cx cy w h`, or `class` and the x y of at least 3 points"
+        builder.problems.append(Problem("error", path, f"line {line}", repr(text.strip()[:60]), expected))
+        return
+    if values[0] not in labels:
+        expected = f"one of {len(labels)} class numbers ({min(labels)}..{max(labels)})"
+        builder.problems.append(Problem("error", path, f"line {line}", f"class {values[0]:g}", expected))
+        return
+    scale = np.array(size[::-1], np.float64)
+    label = labels[int(values[0])]
+    if len(values) == 5:
+        centre, sides = values[1:3] * scale, values[3:5] * scale
+        builder.add_object((*(centre - sides / 2).tolist(), *(centre + sides / 2).tolist()), label, line)
+    else:
+        points = values[1:].reshape(-1, 2) * scale
+        ring = points.ravel()
+        box = (*points.min(0).tolist(), *points.max(0).tolist())
+        builder.add_object(box, label, line, segment=[ring], area=segment_area([ring], size))
