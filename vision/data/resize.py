@@ -1,0 +1,165 @@
+"""The way from a source image to the network's input, and back from the network's results to the source image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vision.data.placement import Window, place, resample
+from vision.structures import Detections, Geometry, Segmentation, Target
+
+__all__ = ["MODES", "Placement", "Preprocess", "restore_boxes", "restore_detections", "restore_segmentation"]
+
+MODES = ("letterbox", "stretch", "keep")
+TIGHT_MULTIPLE = 32  # letterbox(tight=True) pads to this, the divisor of most models
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one source image lies in its network image: network = source * scale + offset.
+
+    scale and offset (x, y) · source (height, width) of the source image · size (height, width) of the content.
+    """
+
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+    source: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> Placement:
+        """The placement of an image that is its own source."""
+        return cls((1.0, 1.0), (0.0, 0.0), tuple(size), tuple(size))
+
+    def geometry(self) -> Geometry:
+        """The same as a Geometry of one image."""
+        return Geometry(torch.tensor([self.scale]), torch.tensor([self.offset]), torch.tensor([self.source]))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What is done to every image before the network sees it; travels in the checkpoint.
+
+    letterbox: scaled by one factor until it just fits into `size`, put at the top left, the rest filled with `pad`
+    (top left rather than centred, so that the content of a network image is always its first rows and columns) ·
+    stretch: resized to exactly `size` · keep: left as it is; `size` is then the size of training crops.
+    `size` is (height, width); one integer means a square.
+    """
+
+    size: tuple[int, int]
+    mode: str = "letterbox"
+    pad: int = 114
+
+    def __post_init__(self) -> None:
+        size = (self.size, self.size) if isinstance(self.size, int) else tuple(int(side) for side in self.size)
+        object.__setattr__(self, "size", size)
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"Preprocess: size {self.size}; expected (height, width) of at least one pixel each")
+        if self.mode not in MODES:
+            raise ValueError(f"Preprocess: mode {self.mode!r}; expected one of {', '.join(MODES)}")
+        if not 0 <= self.pad <= 255:
+            raise ValueError(f"Preprocess: pad {self.pad}; expected a grey value in 0..255")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"size": list(self.size), "mode": self.mode, "pad": self.pad}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Preprocess:
+        """The Preprocess that `to_dict` described. ValueError names keys that it does not have."""
+        unknown = set(content) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"Preprocess: unknown {', '.join(sorted(unknown))}; known are size, mode, pad")
+        return cls(**content)
+
+    def resized(self, size: tuple[int, int]) -> Preprocess:
+        """The same for another network size."""
+        return dataclasses.replace(self, size=size)
+
+    def fit(self, source: tuple[int, int]) -> tuple[float, float]:
+        """The factors (y, x) by which this resizes an image of `source` = (height, width)."""
+        factors = self.size[0] / source[0], self.size[1] / source[1]
+        if self.mode == "letterbox":
+            return (min(factors),) * 2
+        return factors if self.mode == "stretch" else (1.0, 1.0)
+
+    def content_size(self, source: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that an image of `source` = (height, width) has after resizing, without padding."""
+        factors = self.fit(source)
+        return max(1, round(source[0] * factors[0])), max(1, round(source[1] * factors[1]))
+
+    def apply(
+        self, image: np.ndarray, target: Target | None = None, *, tight: bool = False
+    ) -> tuple[np.ndarray, Placement, Target | None]:
+        """The network's image uint8 (H, W, 3), where the source lies in it, and the target in its pixels.
+
+        No object is dropped, however small it becomes. `tight` (letterbox) pads only to the next multiple of 32 rather
+        than to `size`: less to compute for one picture whose sides differ.
+        """
+        source = image.shape[:2]
+        height, width = self.content_size(source)
+        placement = Placement((width / source[1], height / source[0]), (0.0, 0.0), source, (height, width))
+        canvas = self.size if self.mode == "letterbox" else (height, width)
+        if tight:
+            canvas = tuple(min(-(-side // TIGHT_MULTIPLE) * TIGHT_MULTIPLE, full)
+                           for side, full in zip((height, width), canvas))  # fmt: skip
+        resized = resample(image, (height, width))
+        if canvas != (height, width):
+            bottom, right = canvas[0] - height, canvas[1] - width
+            resized = cv2.copyMakeBorder(resized, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(self.pad,) * 3)
+        if target is None:
+            return resized, placement, None
+        window = Window((0, 0, source[1], source[0]), (0, 0, width, height))
+        return resized, placement, place(target, window, canvas, rule=None)
+
+
+def restore_boxes(boxes: Tensor, geometry: Geometry, i: int = 0) -> Tensor:
+    """Boxes (N, 4) of network image `i` in pixels of its source image, clipped to it."""
+    scale, offset = geometry.scale[i].to(boxes), geometry.offset[i].to(boxes)
+    height_width = geometry.source[i].to(boxes)
+    limit = height_width.flip(0).repeat(2)
+    return ((boxes - offset.repeat(2)) / scale.repeat(2)).clamp(min=0).minimum(limit)
+
+
+def restore_detections(detections: Detections, geometry: Geometry, i: int = 0) -> Detections:
+    """Detections of network image `i` in pixels of its source image: boxes clipped, masks (N, height, width) bool."""
+    masks = detections.masks
+    if masks is not None:
+        # a few masks at a time: as floats at the source's resolution they are large
+        parts = [_to_source(part[None].float(), geometry, i, 0.0)[0] > 0.5 for part in masks.split(16)]
+        height, width = (int(side) for side in geometry.source[i])
+        masks = torch.cat(parts) if parts else masks.new_zeros((0, height, width))
+    return dataclasses.replace(detections, boxes=restore_boxes(detections.boxes, geometry, i), masks=masks)
+
+
+def restore_segmentation(segmentation: Segmentation, geometry: Geometry, i: int = 0) -> Segmentation:
+    """The segmentation of network image `i` at the resolution of its source image.
+
+    Where there are scores they are interpolated linearly and the labels are their arg max; else labels are taken from
+    the nearest pixel.
+    """
+    if segmentation.scores is not None:
+        scores = _to_source(segmentation.scores[None].float(), geometry, i, 0.0)[0]
+        return Segmentation(scores.argmax(0), scores)
+    labels = _to_source(segmentation.labels[None, None].float(), geometry, i, 255.0, mode="nearest-exact")[0, 0]
+    return Segmentation(labels.long())
+
+
+def _to_source(maps: Tensor, geometry: Geometry, i: int, outside: float, mode: str = "bilinear") -> Tensor:
+    """Maps (1, C, H, W) of network image `i` cut to where the source lies and resized to the source's size."""
+    height, width = (int(side) for side in geometry.source[i])
+    scale, offset = geometry.scale[i].tolist(), geometry.offset[i].tolist()
+    left, top = round(offset[0]), round(offset[1])
+    right, bottom = round(offset[0] + width * scale[0]), round(offset[1] + height * scale[1])
+    maps = F.pad(maps, (-left, right - maps.shape[-1], -top, bottom - maps.shape[-2]), value=outside)
+    if maps.shape[-2:] == (height, width):
+        return maps
+    align = {"align_corners": False} if mode == "bilinear" else {}
+    return F.interpolate(maps, (height, width), mode=mode, **align)
