@@ -106,9 +106,19 @@ def generalised_dice_loss(
     return _over_classes(1 - score, whole, None, reduction)
 
 
-def log_cosh_dice_loss(logits: Tensor, labels: Tensor, **options) -> Tensor:
-    """log(cosh(dice_loss)): smoother near its minimum (arXiv:2006.14822). Options are those of `dice_loss`."""
-    return dice_loss(logits, labels, **options).cosh().log()
+def log_cosh_dice_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore: int | None = 255,
+    squared: bool = False,
+    class_weight: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    smooth: float = 0.0,
+) -> Tensor:
+    """log(cosh(dice_loss)) of the mean over the classes present: smoother near its minimum (arXiv:2006.14822)."""
+    options = {"squared": squared, "class_weight": class_weight, "pixel_weight": pixel_weight, "smooth": smooth}
+    return dice_loss(logits, labels, ignore=ignore, **options).cosh().log()
 
 
 def jaccard_loss(
