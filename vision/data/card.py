@@ -12,7 +12,7 @@ A built-in card has no path: `--data NAME=FOLDER` gives it, else $VISION_DATA/NA
 Keys of a split. coco: images (folder), annotations (JSON), panoptic (JSON), panoptic_masks (folder). voc: list,
 segmentation_list. yolo: images (folder, list file, or several). masks: list (`image mask` a line), or images and masks
 (folders; with image_suffix and mask_suffix, what follows the part of the names that a pair has in common).
-masks only: `values: {value in the masks: class name or ignore}`; without it value i is class i and 255 is ignored.
+masks: a value is the class of that id, 255 is ignored; `values: {value: class name or ignore}` adds to that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Card", "built_in_cards", "read_card"]
 
 SPLIT_KEYS = {
     "coco": {"images", "annotations", "panoptic", "panoptic_masks"},
-    "voc": {"list", "segmentation_list", "folder"},
+    "voc": {"list", "segmentation_list"},
     "yolo": {"images"},
     "masks": {"list", "images", "masks", "image_suffix", "mask_suffix"},
 }

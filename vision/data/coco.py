@@ -53,10 +53,10 @@ def check_structure(path: Path, content: Any) -> None:
         raise DataError(f"{path}: an empty data set (no images); give a file that describes some")
 
 
-def coco_classes(path: Path, content: Mapping[str, Any], card: Card) -> ClassMap:
-    """The categories of the file by rising id; the card's own classes when it states some."""
-    if card.classes is not None:
-        return card.classes
+def coco_classes(path: Path, content: Mapping[str, Any], stated: ClassMap | None) -> ClassMap:
+    """The categories of the file by rising id; the classes `stated` by a card when there are some."""
+    if stated is not None:
+        return stated
     categories = content.get("categories")
     if not categories:
         raise DataError(f"{path}: no categories; expected id and name of every class, in the file or in a card")
@@ -93,7 +93,7 @@ class _InstancesReader:
         check_structure(path, self.content)
         if any("segments_info" in entry for entry in self.content["annotations"][:1]):
             raise DataError(f"{path}: a panoptic file; expected instances (a box and a segmentation an annotation)")
-        self.classes = coco_classes(path, self.content, card)
+        self.classes = coco_classes(path, self.content, card.classes)
         self.labels = {category: label for label, category in enumerate(self.classes.ids)}
         self.builder = AnnotationsBuilder(lambda image, object_id: (str(path), f"annotation {object_id}"))
 

@@ -63,7 +63,7 @@ def image_ids(paths: list[str]) -> list[str]:
 
 
 def missing_files(paths: Iterable[str], what: str, origin: str) -> list[Problem]:
-    """An error for each path, named in `origin`, that does not exist. Lists each folder once; asking per file is slow."""
+    """An error for each path, named in `origin`, that does not exist. Lists folders: asking for each file is slow."""
     listed: dict[str, set[str]] = {}
     problems = []
     for path in paths:

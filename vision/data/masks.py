@@ -1,8 +1,8 @@
 """Images with one mask each: a list of `image mask` lines (CamVid), or two folders with equal names.
 
 Rules. A mask has one channel or a palette; its values are class numbers, 255 is ignored, any other value without a
-class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur are
-the classes · masks of 0 and 255 alone are binary: 255 is the second class, with a note, unless a card says otherwise.
+class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur
+are the classes · masks of 0 and 255 alone are binary: 255 is the second class, with a note, unless a card says otherwise.
 """
 
 from __future__ import annotations
@@ -55,15 +55,11 @@ def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
 
 
 def value_table(classes: ClassMap, values: Mapping[int, str], origin: str) -> np.ndarray:
-    """labels (K,) int32 of `ClassMasks`: from a card's `values` (value -> class name or "ignore"), else from the
-    ids of the classes with 255 ignored. DataError names a class that is not known."""
-    if not values:
-        table = np.full(max(256, max(classes.ids) + 1), -2, np.int32)
-        table[255] = -1
-        table[list(classes.ids)] = np.arange(len(classes))
-        return table
-    table = np.full(max(256, max(int(value) for value in values) + 1), -2, np.int32)
+    """labels (K,) int32 of `ClassMasks`: the ids of the classes, 255 ignored, then a card's `values` (value -> class
+    name or "ignore"). DataError names a class that is not known."""
+    table = np.full(max(256, *(int(value) + 1 for value in (*classes.ids, *values))), -2, np.int32)
     table[255] = -1
+    table[list(classes.ids)] = np.arange(len(classes))
     for value, name in values.items():
         if name != "ignore" and name not in classes.names:
             raise DataError(f"{origin}: values: {value}: {name}; expected ignore or one of {', '.join(classes.names)}")

@@ -26,7 +26,8 @@ def read_panoptic(card: Card, split: str) -> Dataset:
     check_structure(path, content)
     if not all(isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"][:1]):
         raise DataError(f"{path}: annotations without segments_info; expected a COCO panoptic file")
-    classes = coco_classes(path, content, card)
+    # a card's classes are those of the instances, where it has some
+    classes = coco_classes(path, content, None if "annotations" in card.splits[split] else card.classes)
     mask_folder = card.entry(split, "panoptic_masks") or path.with_suffix("")
     builder = AnnotationsBuilder(lambda image, segment: (str(path), f"segment {segment} of {Path(image).name}"))
     entries = {entry["image_id"]: entry for entry in content["annotations"]}

@@ -40,7 +40,7 @@ def open_dataset(data: str | Path, split: str | None = None, task: str | None = 
     if _shapes_spec(data) is not None:
         from vision.data.shapes import ShapesDataset
 
-        return ShapesDataset.from_spec(_shapes_spec(data), split or "train")
+        return ShapesDataset.from_spec(_shapes_spec(data), split or "train", task)
     card = find_card(data)
     dataset = read_split(card, split_name(card, split, data), task)
     _refuse_errors(dataset, data)

@@ -97,8 +97,8 @@ def _parse_object(path: Path, place: int, element: Any) -> VocObject:
 class _Layout:
     """Where the files of a VOC data set lie; a list's names are stems, or paths with a suffix."""
 
-    def __init__(self, card: Card, split: str):
-        self.root = card.root / card.splits[split].get("folder", "")
+    def __init__(self, card: Card):
+        self.root = card.root
         self.xml, self.images = self.root / "Annotations", self.root / "JPEGImages"
         self.suffixes: dict[str, str] = {}
         if self.images.is_dir():
@@ -132,7 +132,7 @@ def _classes(card: Card, layout: _Layout) -> ClassMap:
 
 
 def _read_boxes(card: Card, split: str) -> Dataset:
-    layout = _Layout(card, split)
+    layout = _Layout(card)
     classes = _classes(card, layout)
     labels = {name: label for label, name in enumerate(classes.names)}
     builder = AnnotationsBuilder(lambda image, place: (str(layout.xml / f"{Path(image).stem}.xml"), f"object {place}"))
@@ -161,7 +161,7 @@ def _read_boxes(card: Card, split: str) -> Dataset:
 
 
 def _read_masks(card: Card, split: str, instances: bool) -> Dataset:
-    layout = _Layout(card, split)
+    layout = _Layout(card)
     names = card.classes.names if card.classes is not None else VOC_CLASSES  # a palette index says nothing by itself
     stems = layout.stems(card.entry(split, "segmentation_list"))
     images = [layout.image(stem) for stem in stems]
