@@ -7,7 +7,6 @@ of gradients, texture and stray lines, under noise and blur. Nothing is read fro
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ SMALLEST = 8  # pixels, the longer side of the smallest object
 MOST_HIDDEN = 0.6  # share of an object that later objects may cover
 SPLITS = {"train": 0, "val": 1, "test": 2}
 DEFAULT_COUNTS = {"train": 1000, "val": 200, "test": 200}
+KEPT_BYTES = 1 << 28  # of drawn images that a data set keeps, as drawing one takes longer than augmenting it
 
 
 def _polygon(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
@@ -110,6 +110,7 @@ class ShapesDataset:
         if self.count < 1:
             raise ValueError(f"shapes: count {self.count}; at least one image is needed")
         self._size, self.seed, self.split, self.task = (int(size[0]), int(size[1])), seed, split, task
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self.classes = ClassMap(("background", *SHAPES) if task == "semantic" else SHAPES)
 
     @classmethod
@@ -170,7 +171,7 @@ class ShapesDataset:
         """Image uint8 (H, W, 3) and Target; boxes enclose what is visible. IndexError past the end."""
         if not 0 <= index < self.count:
             raise IndexError(f"shapes has {self.count} images; {index} was asked for")
-        image, order, labels = _draw(self._size, self.seed, SPLITS[self.split], index)
+        image, order, labels = self._draw(index)
         visible = order[None] == np.arange(1, len(labels) + 1)[:, None, None]  # (N, H, W)
         boxes = [_tight_box(mask) for mask in visible]
         target = Target(
@@ -183,6 +184,14 @@ class ShapesDataset:
             size=self._size,
         )
         return Sample(image.copy(), target)
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if index in self._drawn:
+            return self._drawn[index]
+        drawn = _draw(self._size, self.seed, SPLITS[self.split], index)
+        if (len(self._drawn) + 1) * (drawn[0].nbytes + drawn[1].nbytes) <= KEPT_BYTES:
+            self._drawn[index] = drawn
+        return drawn
 
 
 def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -207,12 +216,11 @@ def _place(kind: str, size: tuple[int, int], order: np.ndarray, areas: list[int]
     return inside
 
 
-@lru_cache(maxsize=8)
 def _draw(size: tuple[int, int], seed: int, split: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image uint8 (H, W, 3), the number of the topmost object of each pixel (H, W; 0 = none), labels (N,)."""
     rng = np.random.default_rng([seed, split, index])
     image = _background(size, rng)
-    order, labels, areas = np.zeros(size, np.int32), [], []
+    order, labels, areas = np.zeros(size, np.uint8), [], []
     for _ in range(rng.integers(1, 9)):
         label = int(rng.integers(len(SHAPES)))
         inside = next(
@@ -233,9 +241,11 @@ def _draw(size: tuple[int, int], seed: int, split: int, index: int) -> tuple[np.
 
 def _shaded(image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """New pixel values (M, 3) of an object, a texture kept at some distance from the colour it lies on."""
+    left, top, right, bottom = _tight_box(inside)
+    part = inside[top:bottom, left:right]
     behind = image[inside].astype(np.float32).mean(0)
     for _ in range(8):
-        fill = _texture(inside.shape, rng)[inside]
+        fill = _texture(part.shape, rng)[part]
         if np.abs(fill.astype(np.float32).mean(0) - behind).max() > 35:
             break
     return fill
