@@ -1,0 +1,187 @@
+"""`evaluate` against pycocotools and numpy, with models whose answers are drawn from a seed."""
+
+import contextlib
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from vision.data.resize import Preprocess
+from vision.engine.evaluate import evaluate
+from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
+from vision.structures import ClassMap, Detections, Sample, Segmentation, Target
+
+CLASSES = ClassMap(("ant", "bee", "cat"), ids=(3, 7, 20))
+SIZE = (120, 160)
+
+
+class Numbered:
+    """Images that carry their number in their pixels, with objects and a class map drawn from a seed."""
+
+    name, split, tasks, problems = "numbered", "val", frozenset({"detection", "semantic"}), ()
+    classes = CLASSES
+
+    def __len__(self):
+        return 17
+
+    def image(self, index):
+        return np.full((*SIZE, 3), index, np.uint8)
+
+    def image_id(self, index):
+        return 100 + index
+
+    def image_path(self, index):
+        return f"folder/{index:03d}.jpg"
+
+    def size(self, index):
+        return SIZE
+
+    def target(self, index, masks=False, semantic=False):
+        rng = np.random.default_rng(index)
+        count = index % 5
+        corner, side = rng.integers(0, 60, (count, 2)), rng.integers(5, 60, (count, 2))
+        classes = rng.integers(0, 3, SIZE).astype(np.uint8)
+        classes[:10] = 255
+        return Target(
+            boxes=np.concatenate([corner, corner + side], 1),
+            labels=rng.integers(0, 3, count),
+            crowd=rng.random(count) < 0.15,
+            semantic=classes if semantic else None,
+            image_id=self.image_id(index),
+            size=SIZE,
+        )
+
+    def sample(self, index, masks=False, semantic=False):
+        return Sample(self.image(index), self.target(index, masks, semantic))
+
+
+class Guesser(VisionModel):
+    """Reads the image's number and answers with its objects, shifted, some missed, some invented."""
+
+    def __init__(self):
+        super().__init__(CLASSES)
+        self.preprocess = Preprocess(SIZE)
+
+    def forward(self, images, targets=None):
+        return DenseOutputs(images[:, 0, 0, 0].clone(), images, images, images)
+
+    def decode(self, outputs, sizes, **_):
+        found = []
+        for number in outputs.logits.tolist():
+            rng, target = np.random.default_rng(1000 + number), Numbered().target(number)
+            boxes = np.concatenate([target.boxes + rng.normal(0, 2, target.boxes.shape), [[5.5, 5.25, 40, 44.125]]])
+            labels, scores = np.append(target.labels, 1), rng.random(len(boxes)).astype(np.float32)
+            order = np.argsort(-scores, kind="stable")
+            parts = (boxes[order], scores[order], labels[order])
+            found.append(Detections(*(torch.from_numpy(part) for part in parts)))
+            found[-1] = Detections(found[-1].boxes.float(), found[-1].scores, found[-1].labels)
+        return found
+
+
+class Painter(VisionModel):
+    """Reads the image's number and paints its class map, one pixel in four wrong."""
+
+    task = "semantic"
+    divisor = 1
+
+    def __init__(self):
+        super().__init__(CLASSES)
+        self.preprocess = Preprocess(SIZE, "stretch")
+
+    def forward(self, images, targets=None):
+        return SegmentOutputs(images, [])
+
+    def decode(self, outputs, sizes, **_):
+        return [Segmentation(torch.from_numpy(painted(int(image[0, 0, 0])))) for image in outputs.logits]
+
+
+def painted(number):
+    rng = np.random.default_rng(500 + number)
+    truth = Numbered().target(number, semantic=True).semantic.astype(np.int64)
+    wrong = (rng.random(SIZE) < 0.25) | (truth == 255)
+    return np.where(wrong, rng.integers(0, 3, SIZE), truth)
+
+
+def coco_reference(results):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    data, annotations = Numbered(), []
+    for index in range(len(data)):
+        target = data.target(index)
+        for box, label, crowd, area in zip(target.boxes.tolist(), target.labels, target.crowd, target.area):
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": data.image_id(index), "category_id": CLASSES.ids[label],
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "area": float(area), "iscrowd": int(crowd),
+            })  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": data.image_id(i), "height": SIZE[0], "width": SIZE[1]} for i in range(len(data))],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in zip(CLASSES.ids, CLASSES.names)],
+        }
+        truth.createIndex()
+        run = COCOeval(truth, truth.loadRes(results), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run.stats
+
+
+def test_boxes_equal_pycocotools_on_the_written_file(tmp_path):
+    evaluation = evaluate(Guesser(), Numbered(), out=tmp_path / "val", batch_size=4, progress=False, device="cpu")
+    results = json.loads((tmp_path / "val" / "predictions.json").read_text())
+    expected = coco_reference(results)
+    assert 0.1 < expected[0] < 0.9
+    written = json.loads((tmp_path / "val" / "metrics.json").read_text())
+    names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100"]
+    names += ["AR_small", "AR_medium", "AR_large"]
+    for name, value in zip(names, expected):
+        assert written[name] == (None if value == -1 else pytest.approx(value, abs=1e-6)), name
+    assert evaluation.headline == ("AP", pytest.approx(expected[0], abs=1e-6))
+    assert set(written["per_class"]) == set(CLASSES.names)
+    assert "AP50" in (tmp_path / "val" / "results.md").read_text()
+
+
+def test_class_maps_equal_numpy_and_are_written(tmp_path):
+    evaluation = evaluate(Painter(), Numbered(), out=tmp_path / "val", batch_size=4, progress=False, device="cpu")
+    matrix = np.zeros((3, 3))
+    for index in range(len(Numbered())):
+        truth, guess = Numbered().target(index, semantic=True).semantic.astype(int), painted(index)
+        np.add.at(matrix, (truth[truth != 255], guess[truth != 255]), 1)
+        saved = cv2.imread(str(tmp_path / "val" / "masks" / f"{index:03d}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(saved, guess)
+    iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+    assert evaluation.headline == ("mIoU", pytest.approx(iou.mean(), abs=1e-12))
+    written = json.loads((tmp_path / "val" / "metrics.json").read_text())
+    assert written["per_class"]["bee"]["IoU"] == pytest.approx(iou[1], abs=1e-12)
+    assert written["pixel_accuracy"] == pytest.approx(np.diag(matrix).sum() / matrix.sum(), abs=1e-12)
+
+
+def test_batch_size_and_workers_change_nothing():
+    first = evaluate(Guesser(), Numbered(), batch_size=1, progress=False, device="cpu").to_dict()
+    assert evaluate(Guesser(), Numbered(), batch_size=16, workers=2, progress=False, device="cpu").to_dict() == first
+
+
+def test_model_is_left_as_it_was():
+    model = Guesser().train()
+    evaluate(model, Numbered(), progress=False, device="cpu")
+    assert model.training
+
+
+def test_other_classes_are_refused():
+    model = Guesser()
+    model.classes = ClassMap(("ant", "bee"))
+    with pytest.raises(ValueError, match=r"2 classes.*has 3"):
+        evaluate(model, Numbered(), progress=False)
+
+
+def test_missing_annotations_are_named():
+    data = Numbered()
+    data.tasks = frozenset({"semantic"})
+    with pytest.raises(ValueError, match="no detection annotations"):
+        evaluate(Guesser(), data, progress=False)

@@ -1,0 +1,153 @@
+"""Trains from scratch on small real data sets within a budget of CPU seconds and prints what each run reached.
+
+    python tools/acceptance.py --data FOLDER --out runs/acceptance [bccd camvid_unet ...] [--seeds 3] [--scale 1.7]
+
+FOLDER holds bccd/ (VOC layout), camvid/, membrane/ and coco256/ (COCO layout). Budgets are user-CPU seconds of
+training, all cores added up; `--scale` multiplies them. Every box AP is computed once more by pycocotools from the
+predictions.json that the evaluation wrote, and has to agree to 1e-6.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vision
+from vision.engine.evaluate import Evaluation, evaluate
+from vision.engine.train import train
+
+SCRATCH = {"validate_every": 10_000}  # validate once, at the end
+
+
+@dataclass(frozen=True)
+class Run:
+    """One acceptance run: data set folder, settings of `train`, and by metric the value that is asked for."""
+
+    data: str
+    settings: dict[str, Any]
+    wanted: dict[str, float] = field(default_factory=dict)
+    train_split: str = "train"
+    val_split: str = "val"
+
+
+RUNS = {
+    "bccd": Run(
+        "bccd",
+        {"model": "yolo_n", "config": "bccd", "cpu_seconds": 640},
+        {"AP": 0.59, "AP50": 0.88, "Platelets AP": 0.38},
+    ),
+    "camvid_unet": Run(
+        "camvid",
+        {"model": "unet", "model_options": {"backbone": "resnet18"}, "config": "camvid", "cpu_seconds": 600},
+        {"mIoU": 0.47, "classes above 0": 9},
+    ),
+    "camvid_deeplab": Run(
+        "camvid",
+        {
+            "model": "deeplab_v3_plus",
+            "model_options": {"backbone": "mobilenet_v2"},
+            "config": "camvid",
+            "cpu_seconds": 600,
+        },
+        {"mIoU": 0.42},
+    ),
+    "membrane": Run(
+        "membrane",
+        {"model": "unet", "config": "membrane", "cpu_seconds": 150},
+        {"cell dice": 0.95, "membrane dice": 0.80},
+    ),
+}
+
+
+def reached(evaluation: Evaluation) -> dict[str, float]:
+    """The metrics that runs are judged by, by name: the overall ones, and "CLASS METRIC"."""
+    content = evaluation.to_dict()
+    values = {name: value for name, value in content.items() if isinstance(value, int | float)}
+    for name, row in content["per_class"].items():
+        values |= {f"{name} {metric}": value for metric, value in row.items() if isinstance(value, int | float)}
+    values["classes above 0"] = sum((row.get("IoU") or row.get("AP") or 0) > 0 for row in content["per_class"].values())
+    return values
+
+
+def box_ap_by_pycocotools(dataset: Any, predictions: Path) -> float:
+    """COCO's AP of a predictions.json, by the reference implementation."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    annotations = []
+    for index in range(len(dataset)):
+        target = dataset.target(index)
+        for box, label, crowd, area in zip(target.boxes.tolist(), target.labels, target.crowd, target.area):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": dataset.image_id(index),
+                    "category_id": dataset.classes.ids[label],
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": float(area),
+                    "iscrowd": int(crowd),
+                }
+            )
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": dataset.image_id(index)} for index in range(len(dataset))],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in zip(dataset.classes.ids, dataset.classes.names)],
+        }
+        truth.createIndex()
+        run = COCOeval(truth, truth.loadRes(json.loads(predictions.read_text())), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return float(run.stats[0])
+
+
+def run_once(run: Run, data: Path, out: Path, seed: int, scale: float) -> dict[str, float]:
+    """Trains and evaluates once; every metric by name, and what training cost."""
+    settings = {**SCRATCH, **run.settings, "seed": seed}
+    settings["cpu_seconds"] *= scale
+    result = train(**settings, data=str(data / run.data), out=str(out / "run"))
+    model = vision.load(result.weights)
+    dataset = vision.open_dataset(str(data / run.data), run.val_split, task=model.task)
+    evaluation = evaluate(model, dataset, out=out / "val", progress=False)
+    values = reached(evaluation)
+    if model.task != "semantic":
+        reference = box_ap_by_pycocotools(dataset, out / "val" / "predictions.json")
+        if abs(reference - values["AP"]) > 1e-6:
+            raise RuntimeError(f"AP {values['AP']} here, {reference} by pycocotools")
+    return {**values, "images per CPU second": result.images_per_cpu_second, "CPU seconds": result.cpu_seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", default=list(RUNS), help=f"of {', '.join(RUNS)}; default: all")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs; must not exist")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each, averaged")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the CPU budgets")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.runs:
+        seeds = [
+            run_once(RUNS[name], arguments.data, arguments.out / name / f"seed{seed}", seed, arguments.scale)
+            for seed in range(arguments.seeds)
+        ]
+        for metric in [*RUNS[name].wanted, "images per CPU second", "CPU seconds"]:
+            values = np.array([float(seed[metric] or 0) for seed in seeds])
+            rows.append((name, metric, values.mean(), values.min(), values.max(), RUNS[name].wanted.get(metric)))
+            print(f"{name}: {metric} {values.mean():.3f}", flush=True)
+    print("\n| run | metric | mean | min | max | asked for |\n|---|---|---|---|---|---|")
+    for name, metric, mean, low, high, wanted in rows:
+        print(f"| {name} | {metric} | {mean:.3f} | {low:.3f} | {high:.3f} | {wanted or ''} |")
+
+
+if __name__ == "__main__":
+    main()
