@@ -136,14 +136,26 @@ class PyramidPooling(nn.Module):
     """`x` joined with its means over 1, 2, 3 and 6 squared cells (PSPNet, arXiv:1612.01105, section 3.2).
 
     (B, C, H, W) -> (B, C + len(bins) * (C // len(bins)), H, W); each level is projected to C / len(bins) channels.
+    `image_norm` is the norm of the level of one cell, `norm` that of the others.
     """
 
-    def __init__(self, in_channels: int, bins: Sequence[int] = (1, 2, 3, 6), *, norm: Norm = "batch"):
+    def __init__(
+        self,
+        in_channels: int,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        *,
+        norm: Norm = "batch",
+        image_norm: Norm = "batch",
+        align_corners: bool = False,
+    ):
         super().__init__()
         width = in_channels // len(bins)
         self.bins = tuple(bins)
+        self.align_corners = align_corners
         self.levels = nn.ModuleList(
-            ImagePooling(in_channels, width, norm=norm) if side == 1 else ConvNormAct(in_channels, width, 1, norm=norm)
+            ImagePooling(in_channels, width, norm=image_norm)
+            if side == 1
+            else ConvNormAct(in_channels, width, 1, norm=norm)
             for side in bins
         )
         self.out_channels = in_channels + width * len(bins)
@@ -151,7 +163,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         pooled = [
-            level(x) if side == 1 else resize(level(adaptive_average(x, side)), size)
+            level(x) if side == 1 else resize(level(adaptive_average(x, side)), size, align_corners=self.align_corners)
             for side, level in zip(self.bins, self.levels)
         ]
         return torch.cat([x, *pooled], dim=1)

@@ -13,6 +13,19 @@ __all__ = ["MODELS", "TrainStep", "VisionModel", "build_model"]
 
 # name -> "module:builder"; a builder takes (classes: ClassMap, **options) and is imported when it is first asked for
 MODELS: dict[str, str] = {
+    "deeplab_v1": "vision.models.deeplab_v1:build_deeplab_v1",
+    "deeplab_v2": "vision.models.deeplab_v2:build_deeplab_v2",
+    "encnet": "vision.models.encnet:build_encnet",
+    "fastfcn": "vision.models.fastfcn:build_fastfcn",
+    "fcn": "vision.models.fcn:build_fcn",
+    "fcn_16s": "vision.models.fcn:build_fcn_16s",
+    "fcn_32s": "vision.models.fcn:build_fcn_32s",
+    "fcn_8s": "vision.models.fcn:build_fcn_8s",
+    "lraspp": "vision.models.lraspp:build_lraspp",
+    "pspnet": "vision.models.pspnet:build_pspnet",
+    "segformer": "vision.models.segformer:build_segformer",
+    "semantic_fpn": "vision.models.semantic_fpn:build_semantic_fpn",
+    "unet_plus_plus": "vision.models.unet_plus_plus:build_unet_plus_plus",
     "deeplab_v3": "vision.models.deeplab:build_deeplab_v3",
     "deeplab_v3_plus": "vision.models.deeplab:build_deeplab_v3_plus",
     "unet": "vision.models.unet:build_unet",

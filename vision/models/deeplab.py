@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class DeepLabV3Head(nn.Sequential):
 
 
 class DeepLabV3PlusHead(nn.Module):
-    """ASPP on the deepest map, joined with a map of stride 4 reduced to 48 channels (arXiv:1802.02611, figure 2).
+    """ASPP on the deepest map, joined with a map of stride 4 reduced to `skip_width` channels (v3+, figure 2).
 
     Features finest first (the first and the last are read) -> logits at the stride of the first.
     """
@@ -55,6 +56,7 @@ class DeepLabV3PlusHead(nn.Module):
         skip_width: int = 48,
         dropout: float = 0.5,
         norm: Norm = "batch",
+        align_corners: bool = False,
     ):
         super().__init__()
         self.aspp = ASPP(channels[-1], width, rates, dropout, separable=True, norm=norm)
@@ -62,10 +64,12 @@ class DeepLabV3PlusHead(nn.Module):
         self.skip = ConvNormAct(channels[0], skip_width, 1, norm=norm)
         self.fuse = SeparableConv(width + skip_width, width, norm=norm)
         self.classifier = nn.Conv2d(width, classes, 1)
+        self.align_corners = align_corners
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        deep = resize(self.refine(self.aspp(features[-1])), features[0].shape[-2:])
-        return self.classifier(self.fuse(torch.cat([deep, self.skip(features[0])], dim=1)))
+        fine = features[0]
+        deep = resize(self.refine(self.aspp(features[-1])), fine.shape[-2:], align_corners=self.align_corners)
+        return self.classifier(self.fuse(torch.cat([deep, self.skip(fine)], dim=1)))
 
 
 def build_deeplab_v3(
@@ -73,18 +77,35 @@ def build_deeplab_v3(
     *,
     backbone: str = "resnet50",
     output_stride: int = 8,
+    width: int = 256,
     rates: Sequence[int] | None = None,
-    auxiliary: bool = False,
+    auxiliary: float = 0.0,
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
+    align_corners: bool = False,
 ) -> Segmenter:
-    """DeepLab v3. `rates` default to those of the output stride; `auxiliary` adds an FCN head on the level before."""
-    features = build_backbone(backbone, output_stride=output_stride, levels=(4, 5), in_channels=in_channels)
+    """DeepLab v3. `rates` default to those of the output stride; `auxiliary` is the weight of an FCN head on the
+    level before the deepest (0: none). `backbone_options`: see `backbones.BackboneOptions`."""
+    options = {"output_stride": output_stride, "in_channels": in_channels, **(backbone_options or {})}
+    if "taps" not in options:
+        options.setdefault("levels", (4, 5))
+    features = build_backbone(backbone, **options)
     count = logit_channels(classes, mode)
-    head = DeepLabV3Head(features.channels[-1], count, rates or atrous_rates(output_stride))
+    head = DeepLabV3Head(features.channels[-1], count, rates or atrous_rates(output_stride), width=width)
     deep = [LevelHead(FCNHead(features.channels[0], count), 0)] if auxiliary else []
-    return Segmenter(classes, features, LevelHead(head), auxiliary=deep, loss=loss, mode=mode, in_channels=in_channels)
+    return Segmenter(
+        classes,
+        features,
+        LevelHead(head),
+        auxiliary=deep,
+        auxiliary_weight=auxiliary,
+        loss=loss,
+        mode=mode,
+        in_channels=in_channels,
+        align_corners=align_corners,
+    )
 
 
 def build_deeplab_v3_plus(
@@ -94,13 +115,28 @@ def build_deeplab_v3_plus(
     output_stride: int = 16,
     width: int = 256,
     rates: Sequence[int] | None = None,
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
+    align_corners: bool = False,
 ) -> Segmenter:
-    """DeepLab v3+ with any backbone. `width` is the channel count of ASPP and decoder (256 in the paper)."""
-    features = build_backbone(backbone, output_stride=output_stride, levels=(2, 5), in_channels=in_channels)
+    """DeepLab v3+ with any backbone. `width` is the channel count of ASPP and decoder (256 in the paper).
+
+    `backbone_options` (see `backbones.BackboneOptions`) can name other `levels`, or `taps` of a MobileNet: its last
+    1x1 convolution, made for classification, is left out with taps (3, 17) of mobilenet_v2.
+    """
+    options = {"output_stride": output_stride, "in_channels": in_channels, **(backbone_options or {})}
+    if "taps" not in options:
+        options.setdefault("levels", (2, 5))
+    features = build_backbone(backbone, **options)
     head = DeepLabV3PlusHead(
-        features.channels, logit_channels(classes, mode), rates or atrous_rates(output_stride), width=width
+        features.channels,
+        logit_channels(classes, mode),
+        rates or atrous_rates(output_stride),
+        width=width,
+        align_corners=align_corners,
     )
-    return Segmenter(classes, features, head, loss=loss, mode=mode, in_channels=in_channels)
+    return Segmenter(
+        classes, features, head, loss=loss, mode=mode, in_channels=in_channels, align_corners=align_corners
+    )

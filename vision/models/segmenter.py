@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vision.layers.resize import resize
+from vision.losses.compose import SegmentationLoss
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Segmentation, Targets
 
@@ -37,11 +38,11 @@ class Segmenter(VisionModel):
     are learnt with weight `auxiliary_weight`; a head that returns a list gives its main logits first and auxiliary
     ones after them (deep supervision).
 
+    `align_corners` says how logits are resized (segmentation_models.pytorch aligns corners, others do not).
     Targets are `semantic` (B, H, W) with 255 ignored; in "multilabel" mode (B, C, H, W) of 0, 1 and 255.
     """
 
     task = "semantic"
-    divisor = 1
 
     def __init__(
         self,
@@ -55,18 +56,18 @@ class Segmenter(VisionModel):
         loss: str | dict = DEFAULT_LOSS,
         mode: str = "multiclass",
         in_channels: int = 3,
-        divisor: int | None = None,
+        divisor: int = 1,
+        align_corners: bool = False,
     ):
         super().__init__(classes, **_normalisation(in_channels))
-        logit_channels(self.classes, mode)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.auxiliary = nn.ModuleList(auxiliary)
         self.auxiliary_weight = auxiliary_weight
         self.mode = mode
-        self.criterion = _criterion(loss, self.classes, mode)
+        self.criterion = SegmentationLoss(loss, logit_channels(self.classes, mode))
         self.epoch = 0  # set by whoever trains; losses with a schedule read it
-        if divisor is not None:
-            self.divisor = divisor
+        self.divisor = divisor
+        self.align_corners = align_corners
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> SegmentOutputs:
         prepared = self.prepare(images)
@@ -75,7 +76,7 @@ class Segmenter(VisionModel):
         logits = self.head(features if self.neck is None else self.neck(features))
         if not isinstance(logits, Tensor):
             logits, auxiliary = logits[0], [*logits[1:], *auxiliary]
-        logits = resize(logits.float(), prepared.shape[-2:])
+        logits = resize(logits.float(), prepared.shape[-2:], align_corners=self.align_corners)
         height, width = images.shape[-2:]
         return SegmentOutputs(logits[..., :height, :width], auxiliary)
 
@@ -149,9 +150,3 @@ def _normalisation(in_channels: int) -> dict[str, tuple[float, ...]]:
     if in_channels == 3:
         return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return {"mean": (sum(IMAGENET_MEAN) / 3,) * in_channels, "std": (sum(IMAGENET_STD) / 3,) * in_channels}
-
-
-def _criterion(loss: str | dict, classes: ClassMap, mode: str) -> Callable[..., dict[str, Tensor]]:
-    from vision.losses.compose import SegmentationLoss
-
-    return SegmentationLoss(loss, len(classes))

@@ -1,0 +1,32 @@
+"""DeepLab v1 (arXiv:1412.7062): "LargeFOV", one atrous convolution of rate 12 on features of stride 8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vision.backbones import build_backbone
+from vision.heads.segment import LevelHead
+from vision.models.deeplab_v2 import SummedAtrousHead
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.structures import ClassMap
+
+__all__ = ["build_deeplab_v1"]
+
+
+def build_deeplab_v1(
+    classes: ClassMap,
+    *,
+    backbone: str = "resnet50",
+    output_stride: int = 8,
+    rate: int = 12,
+    hidden: int = 1024,
+    backbone_options: dict[str, Any] | None = None,
+    in_channels: int = 3,
+    loss: str | dict = DEFAULT_LOSS,
+    mode: str = "multiclass",
+) -> Segmenter:
+    """DeepLab-LargeFOV with `hidden` channels in "fc6" and "fc7"; the dense CRF is `ops.crf.dense_crf`."""
+    options = {"output_stride": output_stride, "in_channels": in_channels, "levels": (5,), **(backbone_options or {})}
+    features = build_backbone(backbone, **options)
+    head = SummedAtrousHead(features.channels[-1], logit_channels(classes, mode), (rate,), hidden=hidden)
+    return Segmenter(classes, features, LevelHead(head), loss=loss, mode=mode, in_channels=in_channels)

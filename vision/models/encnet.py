@@ -1,0 +1,104 @@
+"""Context encoding (EncNet, arXiv:1803.08151): which classes an image holds steers what its pixels are taken for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.backbones import build_backbone
+from vision.heads.segment import FCNHead, LevelHead
+from vision.layers.conv import ConvNormAct
+from vision.layers.encoding import Encoding
+from vision.layers.norm import Norm
+from vision.losses.classification import binary_cross_entropy
+from vision.models.base import SegmentOutputs
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.structures import ClassMap, Targets
+
+__all__ = ["EncNet", "EncodingHead", "build_encnet", "present_classes"]
+
+
+class EncodingHead(nn.Module):
+    """Channels of the deepest map scaled by a gate computed from its encoding; and the classes that the image holds.
+
+    List of features -> [logits (B, classes, h, w), presence logits (B, classes, 1, 1)].
+    """
+
+    def __init__(self, in_channels: int, classes: int, *, width: int = 512, codes: int = 32, norm: Norm = "batch"):
+        super().__init__()
+        self.reduce = ConvNormAct(in_channels, width, 3, norm=norm)
+        self.project = ConvNormAct(width, width, 1, norm=norm)
+        self.encoding = Encoding(width, codes)
+        self.code_norm = nn.BatchNorm1d(codes)
+        self.gate = nn.Linear(width, width)
+        self.presence = nn.Linear(width, classes)
+        self.dropout = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        x = self.reduce(features[-1])
+        code = F.relu(self.code_norm(self.encoding(self.project(x)))).mean(1)  # (B, width)
+        x = F.relu(x * (1 + torch.sigmoid(self.gate(code))[..., None, None]))
+        return [self.classifier(self.dropout(x)), self.presence(code)[..., None, None]]
+
+
+class EncNet(Segmenter):
+    """A Segmenter whose first auxiliary logits (B, classes, 1, 1) say whether each class occurs in the image at all."""
+
+    presence_weight = 0.2
+
+    def loss(self, outputs: SegmentOutputs, targets: Targets) -> dict[str, Tensor]:
+        """The Segmenter's terms and "presence", the paper's semantic encoding loss (section 3.2)."""
+        presence, *auxiliary = outputs.auxiliary
+        losses = super().loss(SegmentOutputs(outputs.logits, auxiliary), targets)
+        truth = present_classes(targets.semantic, presence.shape[1], multilabel=self.mode == "multilabel")
+        losses["presence"] = self.presence_weight * binary_cross_entropy(presence[..., 0, 0], truth)
+        return losses
+
+
+def present_classes(labels: Tensor, classes: int, *, multilabel: bool = False) -> Tensor:
+    """(B, classes) float32: 1 where any pixel of labels (B, H, W) has the class; with one class, where any label is 1.
+
+    `multilabel`: labels (B, classes, H, W) of 0, 1 and 255.
+    """
+    if multilabel:
+        return (labels == 1).flatten(2).any(2).float()
+    if classes == 1:
+        return (labels == 1).flatten(1).any(1, keepdim=True).float()
+    flat = labels.flatten(1)
+    known = (flat >= 0) & (flat < classes)
+    counts = torch.zeros(len(flat), classes + 1, device=labels.device)
+    return (counts.scatter(1, torch.where(known, flat, classes), 1.0))[:, :classes]
+
+
+def build_encnet(
+    classes: ClassMap,
+    *,
+    backbone: str = "resnet50",
+    output_stride: int = 8,
+    width: int = 512,
+    auxiliary: float = 0.0,
+    backbone_options: dict[str, Any] | None = None,
+    in_channels: int = 3,
+    loss: str | dict = DEFAULT_LOSS,
+    mode: str = "multiclass",
+) -> EncNet:
+    """EncNet on a dilated backbone; `auxiliary`: weight of an FCN head on level 4 (0: none; the paper: 0.2)."""
+    options = {"output_stride": output_stride, "in_channels": in_channels, "levels": (4, 5), **(backbone_options or {})}
+    features = build_backbone(backbone, **options)
+    count = logit_channels(classes, mode)
+    head = EncodingHead(features.channels[-1], count, width=width)
+    deep = [LevelHead(FCNHead(features.channels[0], count), 0)] if auxiliary else []
+    return EncNet(
+        classes,
+        features,
+        head,
+        auxiliary=deep,
+        auxiliary_weight=auxiliary,
+        loss=loss,
+        mode=mode,
+        in_channels=in_channels,
+    )
