@@ -1,0 +1,212 @@
+"""Losses on the contours of segmentations: 2-D, distance maps exact and made where the labels are.
+
+Shapes, `ignore`, absent classes and `class_weight` are as in `region.py`. Distances are in pixels of the labels. The
+distance losses grow with the size of the image: give them a small weight beside a region loss, raised over the epochs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vision.losses.known_slope import mean_over_present, of_known_slope, probabilities, truth_of
+from vision.losses.reduction import check_reduction, to_float
+from vision.losses.region_sums import check_labels
+from vision.ops.distance import distance_transform
+
+__all__ = [
+    "border_weight_map",
+    "boundary_iou_loss",
+    "boundary_loss",
+    "hausdorff_distance_loss",
+    "hausdorff_erosion_loss",
+    "signed_distance",
+]
+
+
+def signed_distance(mask: Tensor) -> Tensor:
+    """Distance to the contour of `mask` (..., H, W) bool, positive outside and negative inside, float32.
+
+    A pixel outside has its distance to the nearest pixel inside; one inside has 1 - (distance to the nearest outside),
+    so the inner contour is 0 (as in arXiv:1812.07032's code). All 0 where the mask is empty or full.
+    """
+    some = mask.flatten(-2).any(-1) & ~mask.flatten(-2).all(-1)
+    distance = torch.where(mask, 1 - distance_transform(mask), distance_transform(~mask))
+    return torch.where(some[..., None, None], distance, 0).float()
+
+
+def boundary_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore: int | None = 255,
+    class_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean over the pixels of probability times signed distance to the true contour (Kervadec, arXiv:1812.07032).
+
+    Negative where a prediction is good. It does not punish a prediction that is empty: add a region loss.
+    """
+    multi_class, labels = _checked("boundary_loss", logits, labels, reduction)
+    with torch.no_grad():
+        probability = probabilities(logits, multi_class)
+        slope = torch.empty_like(probability)
+        present = []
+        for channel in range(logits.shape[1]):  # one class at a time bounds the memory of the distance maps
+            truth = truth_of(labels, channel, multi_class)
+            slope[:, channel] = signed_distance(truth)
+            present.append(truth.any())
+        slope *= _share(labels, multi_class, ignore, slope)
+        value = (probability * slope).flatten(2).sum((0, 2))
+    loss = of_known_slope(logits, probability, slope, value, multi_class)
+    return mean_over_present(loss, torch.stack(present), class_weight, reduction)
+
+
+def hausdorff_distance_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    power: float = 2.0,
+    ignore: int | None = 255,
+    class_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean of (p - t)^2 (d_p^power + d_t^power), d the distances to both contours (arXiv:1904.10030, eq. 8).
+
+    The prediction's contour is that of p > 0.5 and held constant.
+    """
+    multi_class, labels = _checked("hausdorff_distance_loss", logits, labels, reduction)
+    with torch.no_grad():
+        probability = probabilities(logits, multi_class)
+        slope = torch.empty_like(probability)
+        share = _share(labels, multi_class, ignore, slope)
+        values, present = [], []
+        for channel in range(logits.shape[1]):
+            truth = truth_of(labels, channel, multi_class)
+            found = probability[:, channel] > 0.5
+            distance = _to_contour(found) ** power + _to_contour(truth) ** power
+            error = probability[:, channel] - truth.to(slope.dtype)
+            slope[:, channel] = 2 * error * distance * share[:, channel if share.shape[1] > 1 else 0]
+            values.append((slope[:, channel] * error).sum() / 2)
+            present.append(truth.any())
+    loss = of_known_slope(logits, probability, slope, torch.stack(values), multi_class)
+    return mean_over_present(loss, torch.stack(present), class_weight, reduction)
+
+
+def hausdorff_erosion_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    power: float = 2.0,
+    erosions: int = 10,
+    ignore: int | None = 255,
+    class_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean of sum_k k^power ((p - t)^2 eroded k times), k = 1 .. `erosions` (arXiv:1904.10030, eq. 10).
+
+    Thick errors cost most.
+
+    An erosion is the mean over a cross of five pixels, thresholded softly: max(0, 2 m - 1). The factor 2, which the
+    paper does not have, keeps a solid error of 1 at 1; without it nothing is left after the second erosion.
+    """
+    multi_class, labels = _checked("hausdorff_erosion_loss", logits, labels, reduction)
+    probability = to_float(logits)
+    probability = probability.softmax(1) if multi_class else probability.sigmoid()
+    share = _share(labels, multi_class, ignore, probability)
+    cross = probability.new_tensor([[0, 1, 0], [1, 1, 1], [0, 1, 0]])[None, None] / 5
+    losses, present = [], []
+    for channel in range(logits.shape[1]):
+        truth = truth_of(labels, channel, multi_class)
+        part = share[:, channel if share.shape[1] > 1 else 0]
+        eroded = ((probability[:, channel] - truth.to(probability.dtype)) ** 2 * (part > 0))[:, None]
+        loss = probability.new_zeros(())
+        for step in range(1, erosions + 1):
+            eroded = (2 * F.conv2d(eroded, cross, padding=1) - 1).relu()
+            loss = loss + step**power * (eroded[:, 0] * part).sum()
+        losses.append(loss)
+        present.append(truth.any())
+    return mean_over_present(torch.stack(losses), torch.stack(present), class_weight, reduction)
+
+
+def boundary_iou_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    width: int = 2,
+    ignore: int | None = 255,
+    class_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """1 - soft IoU of the inner contours, `width` pixels wide (Boundary IoU, arXiv:2103.16562, made differentiable).
+
+    The contour of p is p minus its minimum over a square of side 2 width + 1: for a mask, its pixels within `width`
+    (by the larger coordinate) of one outside it. The edge of the image is no contour.
+    """
+    multi_class, labels = _checked("boundary_iou_loss", logits, labels, reduction)
+    probability = to_float(logits)
+    probability = probability.softmax(1) if multi_class else probability.sigmoid()
+    keep = _share(labels, multi_class, ignore, probability) > 0
+    losses, present = [], []
+    for channel in range(logits.shape[1]):
+        counts = keep[:, channel if keep.shape[1] > 1 else 0]
+        truth = truth_of(labels, channel, multi_class).to(probability.dtype)
+        true, found = _contour(truth, counts, width), _contour(probability[:, channel], counts, width)
+        overlap, total = (true * found).sum(), true.sum()
+        some = total > 0
+        losses.append(1 - overlap / torch.where(some, total + found.sum() - overlap, 1))
+        present.append(some)
+    return mean_over_present(torch.stack(losses), torch.stack(present), class_weight, reduction)
+
+
+def border_weight_map(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0, chunk: int = 16) -> Tensor:
+    """U-Net's pixel weights 1 + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) that force apart cells that nearly touch.
+
+    instances (B, H, W) integers, 0 = background, 1, 2, ... = cells of the image (`connected_components` of a mask) ->
+    (B, H, W) float32. d1 and d2 are a background pixel's distances to the nearest and the second nearest cell; inside
+    cells, and where there are fewer than two, the weight is 1 (arXiv:1505.04597, eq. 2; multiply by class weights for
+    its w_c). `chunk` cells are measured at once.
+    """
+    if instances.ndim != 3:
+        raise ValueError(f"border_weight_map: instances {tuple(instances.shape)}; expected (B, H, W)")
+    nearest = torch.full((2, *instances.shape), torch.inf, device=instances.device)
+    highest = int(instances.max()) if instances.numel() else 0  # host sync: how many cells there are
+    for first in range(1, highest + 1, chunk):
+        numbers = torch.arange(first, min(first + chunk, highest + 1), device=instances.device)
+        cells = instances[None] == numbers[:, None, None, None]  # (K, B, H, W)
+        exists = cells.flatten(2).any(2)[..., None, None]
+        distances = torch.where(exists, distance_transform(~cells).float(), torch.inf)
+        nearest = torch.cat([nearest, distances]).topk(2, dim=0, largest=False, sorted=True).values
+    weight = w0 * torch.exp(-(nearest.sum(0) ** 2) / (2 * sigma**2))
+    return 1 + torch.where(instances == 0, weight, 0)
+
+
+def _checked(name: str, logits: Tensor, labels: Tensor, reduction: str) -> tuple[bool, Tensor]:
+    """Whether there is one class a pixel, and the labels: (B, H, W) then, else (B, C, H, W)."""
+    check_reduction(name, reduction)
+    if logits.ndim != 4:
+        raise ValueError(f"{name}: logits {tuple(logits.shape)}; expected (B, C, H, W)")
+    multi_class = check_labels(name, logits, labels)
+    return multi_class, labels if multi_class else labels.reshape(logits.shape)
+
+
+def _share(labels: Tensor, multi_class: bool, ignore: int | None, like: Tensor) -> Tensor:
+    """1 / (pixels that count) where one counts, else 0: (B, 1, H, W), or (B, C, H, W) for masks, in `like`'s dtype."""
+    labels = labels[:, None] if multi_class else labels
+    keep = torch.ones_like(labels, dtype=like.dtype) if ignore is None else (labels != ignore).to(like.dtype)
+    return keep / keep.sum((0, 2, 3), keepdim=True).clamp(min=1)
+
+
+def _to_contour(mask: Tensor) -> Tensor:
+    """Each pixel's distance to the other side of the contour of `mask` (B, H, W); 0 where it is empty or full."""
+    some = mask.flatten(1).any(1) & ~mask.flatten(1).all(1)
+    distance = torch.where(mask, distance_transform(mask), distance_transform(~mask))
+    return torch.where(some[:, None, None], distance, 0)
+
+
+def _contour(mass: Tensor, counts: Tensor, width: int) -> Tensor:
+    """The inner contour of `mass` (B, H, W) in [0, 1]; ignored pixels neither have nor make one."""
+    mass = torch.where(counts, mass, 1)
+    eroded = -F.max_pool2d(-mass[:, None], 2 * width + 1, stride=1, padding=width)[:, 0]
+    return (mass - eroded) * counts
