@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from vision.data.cache import ImageCache
+from vision.data.cache import SampleCache
 from vision.data.collate import collate
 from vision.data.resize import Placement, Preprocess
 from vision.data.sampler import (
@@ -30,7 +30,6 @@ from vision.structures import Batch, Sample
 __all__ = ["SAMPLINGS", "Loader", "SampleSource", "build_loader"]
 
 SAMPLINGS = ("uniform", "repeat_factor", "class_balanced")
-_GIGABYTE = 1 << 30
 
 
 def build_loader(
@@ -101,14 +100,14 @@ class SampleSource(TorchDataset):
         self.dataset, self.preprocess, self.augmentation, self.seed = dataset, preprocess, augmentation, seed
         self.with_targets = with_targets
         self._reads = {"masks": task in ("instance", "panoptic"), "semantic": task in ("semantic", "panoptic")}
-        self._images = ImageCache(dataset, cache_bytes) if cache_bytes else dataset
+        self._cache = SampleCache(dataset, cache_bytes, **self._reads) if cache_bytes else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, index: int) -> Sample:
         """The sample as it is in the files."""
-        return Sample(self._images.image(index), self.dataset.target(index, **self._reads))
+        return self._cache.sample(index) if self._cache else self.dataset.sample(index, **self._reads)
 
     def __getitem__(self, draw: Draw) -> tuple[Sample, Placement]:
         preprocess = self.preprocess if draw.size is None else self.preprocess.resized(draw.size)

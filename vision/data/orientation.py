@@ -7,7 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from vision.data.placement import Visibility, ignore_of, refit
+from vision.data.placement import Visibility, box_areas, ignore_of, refit
 from vision.structures import Sample, Target
 
 __all__ = ["flip", "quarter_turns", "rotate"]
@@ -59,9 +59,9 @@ def rotate(sample: Sample, degrees: float, pad: int, rule: Visibility) -> Sample
     masks = semantic = None
     if target.semantic is not None:
         semantic = _warp_labels(target.semantic, matrix)
-    keep = np.flatnonzero(rule.keeps(clipped, whole, target.crowd))
-    seen = ((clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum((whole[:, 2:] - whole[:, :2]).prod(1), 1e-12))[keep]
-    target = target.select(keep)
+    seen = box_areas(clipped) / np.maximum(box_areas(whole), 1e-12)
+    keep = np.flatnonzero(rule.keeps(clipped, seen, target.crowd))
+    target, seen = target.select(keep), seen[keep]
     if target.masks is not None:
         turned = [cv2.warpAffine(mask.astype(np.uint8) * 255, matrix, (width, height)) > 127 for mask in target.masks]
         masks = np.stack(turned) if turned else target.masks

@@ -83,9 +83,10 @@ class Preprocess:
         """The same for another network size."""
         return dataclasses.replace(self, size=size)
 
-    def fit(self, source: tuple[int, int]) -> tuple[float, float]:
-        """The factors (y, x) by which this resizes an image of `source` = (height, width)."""
-        factors = self.size[0] / source[0], self.size[1] / source[1]
+    def fit(self, source: tuple[int, int], size: tuple[int, int] | None = None) -> tuple[float, float]:
+        """The factors (y, x) by which an image of `source` = (height, width) is resized for `size` (default: own)."""
+        size = self.size if size is None else size
+        factors = size[0] / source[0], size[1] / source[1]
         if self.mode == "letterbox":
             return (min(factors),) * 2
         return factors if self.mode == "stretch" else (1.0, 1.0)

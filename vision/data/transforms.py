@@ -19,7 +19,7 @@ from vision.data.copy_paste import copy_paste
 from vision.data.cutout import cutout
 from vision.data.mosaic import mixup, mosaic, random_window
 from vision.data.orientation import flip, quarter_turns, rotate
-from vision.data.placement import Visibility, Window, compose, refit
+from vision.data.placement import Visibility, Window, box_areas, compose, refit
 from vision.data.resize import Preprocess
 from vision.structures import Sample, Target
 
@@ -102,7 +102,7 @@ class Augmentation:
         low, high = self.spec.scale
         factor = random.uniform(low, high) if low < high else low
         stretch = self.spec.aspect ** (random.uniform(-0.5, 0.5) if self.spec.aspect > 1 else 0.0)
-        y, x = self.preprocess.resized(size).fit(source)
+        y, x = self.preprocess.fit(source, size)
         return y * factor / stretch, x * factor * stretch
 
     def _window(
@@ -115,9 +115,9 @@ class Augmentation:
             x0, y0, x1, y1 = window.source
             if not self.spec.keep_objects or not len(target) or (x1 - x0, y1 - y0) == source[::-1]:
                 break
-            scale = np.array(window.scale * 2)
             clipped = target.boxes.clip([x0, y0, x0, y0], [x1, y1, x1, y1])
-            if self.rule.keeps(clipped * scale, target.boxes * scale, target.crowd).any():
+            seen = box_areas(clipped) / np.maximum(box_areas(target.boxes), 1e-12)
+            if self.rule.keeps(clipped * np.array(window.scale * 2), seen, target.crowd).any():
                 break
         return window
 
