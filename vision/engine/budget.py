@@ -5,25 +5,62 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vision.engine.config import TrainConfig
 
-__all__ = ["CpuClock", "Plan"]
+__all__ = ["Plan", "Spending"]
 
 MEASURED_STEPS = 8  # after these the cost of a step is known well enough for a first plan
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
 
 
-class CpuClock:
-    """User-CPU seconds of this process and its data workers, on top of those that earlier calls of the run used."""
+@dataclass
+class Spending:
+    """User-CPU seconds of a run, its processes and their data workers together; saved with the run."""
 
-    def __init__(self, spent: float = 0.0):
-        self._start = _user_seconds() - spent
+    training: float = 0.0
+    validation: float = 0.0
 
-    def seconds(self) -> float:
-        return _user_seconds() - self._start
+    def __post_init__(self) -> None:
+        self._begun = _user_seconds()
+
+    @property
+    def total(self) -> float:
+        return self.training + self.validation
+
+    def begin(self) -> None:
+        """A stretch of work starts here."""
+        self._begun = _user_seconds()
+
+    def so_far(self) -> float:
+        """The total with the stretch in progress, as if every process had spent on it what this one has."""
+        return self.total + (_user_seconds() - self._begun) * _world()
+
+    def end(self, kind: str) -> float:
+        """Adds the stretch, summed over the processes, to "training" or "validation", and returns its seconds."""
+        seconds = _summed(_user_seconds() - self._begun)
+        setattr(self, kind, getattr(self, kind) + seconds)
+        self._begun = _user_seconds()
+        return seconds
+
+
+def _world() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _summed(seconds: float) -> float:
+    if _world() == 1:
+        return seconds
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    value = torch.tensor(seconds, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(value)
+    return float(value)
 
 
 def _user_seconds() -> float:
@@ -44,19 +81,19 @@ class Plan:
     """The number of optimiser steps of the run, `total`, and with it how far the run has come.
 
     With epochs (given, or chosen so that a small data set gets `min_steps`) it is known from the start. With
-    `cpu_seconds` it follows from the measured cost of a step: first after a few steps, then again after every epoch,
-    validation included; it is part of the saved state.
+    `cpu_seconds` it follows from the measured cost of a step: first after a few steps, then again after every epoch.
+    It is part of the saved state, so that a resumed run has the same schedule.
     """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int):
         self.budget = config.cpu_seconds
         self.steps_per_epoch = steps_per_epoch
+        self._from: tuple[int, float] | None = None
         if self.budget:
             self.total = 0
         else:
-            epochs = config.epochs or min(
-                max(math.ceil(config.min_steps / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS
-            )
+            enough = math.ceil(config.min_steps / steps_per_epoch)
+            epochs = config.epochs or min(max(enough, FEWEST_EPOCHS), MOST_EPOCHS)
             self.total = epochs * steps_per_epoch
 
     @property
@@ -64,16 +101,23 @@ class Plan:
         """Epochs of the whole run, the last one perhaps in part; at least 1."""
         return max(1, math.ceil(self.total / self.steps_per_epoch))
 
-    def measure(self, step: int, seconds: float, reserve: float = 0.0) -> None:
-        """Sets the number of steps from `seconds` spent on `step` steps, keeping `reserve` seconds for validation."""
-        if not self.budget or step < 1:
+    def measure(self, step: int, training: float, spent: float, reserve: float = 0.0) -> None:
+        """Sets the number of steps of a run on a budget.
+
+        `training` seconds were spent on training up to `step`, `spent` in all; `reserve` will go into validation. The
+        first call marks where measuring begins: the first step pays for what is set up once.
+        """
+        if not self.budget:
             return
-        left = max(self.budget - seconds - reserve, 0.0)
-        self.total = step + int(left * step / max(seconds, 1e-6))
+        if self._from is None:
+            self._from = (step, training)
+        elif step > self._from[0]:
+            cost = (training - self._from[1]) / (step - self._from[0])
+            self.total = step + max(0, int((self.budget - spent - reserve) / max(cost, 1e-6)))
 
     def is_due(self, step: int) -> bool:
         """Whether a run on a budget should be measured after this step, within an epoch."""
-        return bool(self.budget) and step in (MEASURED_STEPS, 4 * MEASURED_STEPS)
+        return bool(self.budget) and (self._from is None or step in (MEASURED_STEPS, 4 * MEASURED_STEPS))
 
     def is_spent(self, seconds: float) -> bool:
         return bool(self.budget) and seconds >= self.budget

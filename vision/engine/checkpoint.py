@@ -6,6 +6,7 @@ are read without executing anything that the file contains: a pickle with code i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import zipfile
@@ -66,7 +67,7 @@ def save(
 
 
 def weights_file(weights: str | Path) -> Path:
-    """The file that `weights` names: a path, or the name of weights that ship with the package. ValueError otherwise."""
+    """The file that `weights` names: a path, a run folder or shipped weights; else ValueError."""
     path = Path(weights)
     if path.is_file():
         return path
@@ -83,10 +84,8 @@ def _shipped_weights() -> dict[str, Path]:
     import importlib.resources
 
     folders = [Path(__file__).parents[2] / "weights"]  # a checkout
-    try:
+    with contextlib.suppress(ModuleNotFoundError, TypeError):
         folders.insert(0, Path(str(importlib.resources.files("vision.weights"))))
-    except (ModuleNotFoundError, TypeError):
-        pass
     found = {}
     for folder in reversed(folders):
         found.update({path.stem: path for path in folder.glob("*.safetensors")})
@@ -120,7 +119,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The content of a `.pt` file, read with `weights_only=True`; ValueError when it is a pickle with code, or broken."""
+    """The content of a `.pt` file, read with `weights_only=True`; ValueError for a pickle with code."""
     path = Path(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(
@@ -201,8 +200,8 @@ def transfer(model: VisionModel, weights: str | Path) -> Transfer:
     )
     if 2 * len(fits) < len(own):
         raise ValueError(
-            f"{weights}: a checkpoint of {header['model'].get('name')!r}; only {len(fits)} of the {len(own)} tensors of "
-            f"{model.arguments.get('name')!r} are in it. Choose the same model, or weights that were made with it"
+            f"{weights}: a checkpoint of {header['model'].get('name')!r}; only {len(fits)} of the {len(own)} tensors "
+            f"of {model.arguments.get('name')!r} are in it. Choose the same model, or weights that were made with it"
         )
     model.load_state_dict({**own, **fits}, strict=True)
     return report

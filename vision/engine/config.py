@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vision.data.augment_config import AugmentConfig
 from vision.engine.settings import OptimConfig, ScheduleConfig, check_range
 
 __all__ = ["EmaConfig", "OptimConfig", "SamplingConfig", "ScheduleConfig", "TrainConfig"]
@@ -56,9 +57,12 @@ class EmaConfig:
 class SamplingConfig:
     """How images are drawn and classes weighted when they are rare."""
 
-    repeat_threshold: float = 0.0
-    """Repeat-factor sampling (LVIS): images of classes rarer than this share of images are repeated; 0 = every image once"""
-    class_weights: Literal["none", "balanced", "effective"] = "none"
+    name: Literal["uniform", "repeat_factor", "class_balanced"] = "uniform"
+    """uniform: each image once an epoch; repeat_factor: images of rare classes more often (LVIS); class_balanced: a
+    class, then an image with it"""
+    repeat_threshold: float = 0.001
+    """repeat_factor: classes in less than this share of the images are rare"""
+    class_weights: Literal["none", "balanced", "effective_number", "median_frequency"] = "none"
     """Weights of the classes in a segmenter's cross-entropy, from the training masks' own pixel counts"""
 
     def __post_init__(self) -> None:
@@ -104,8 +108,6 @@ class TrainConfig:
     """How an image becomes `image_size`: ratio kept and padded, stretched, or left as it is"""
     multi_scale: tuple[float, float] | None = None
     """Smallest and largest factor of the input size, drawn for each batch, as [0.75, 1.25]; default: fixed size"""
-    augment: dict[str, Any] | str | None = None
-    """Augmentations: the name of a preset, or names with their parameters; null = none"""
     plain_share: float = 0.1
     """Share of the run, at its end, without mosaic, mixup and copy-paste, so that it ends on images as they are"""
     loss: dict[str, Any] | str | None = None
@@ -113,6 +115,7 @@ class TrainConfig:
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     clip_norm: float | None = 10.0
@@ -124,6 +127,8 @@ class TrainConfig:
     """Epochs between validations; default: about ten in a run"""
     patience: int | None = None
     """Stop early after this many validations without a better metric; default: never"""
+    cache_gigabytes: float = 1.0
+    """Memory for decoded training images, filled from the first on; 0 = decode anew each time"""
     save_seconds: float = 30.0
     """Seconds that at least lie between two writings of last.pt; 0 = after every epoch"""
 
@@ -147,7 +152,7 @@ class TrainConfig:
             self, "", 1, "epochs", "min_steps", "batch_size", "accumulate", "validate_every", "patience",
             "threads", "log_every", "stop_after_epochs",
         )  # fmt: skip
-        _at_least(self, "", 0, "workers", "seed", "save_seconds")
+        _at_least(self, "", 0, "workers", "seed", "save_seconds", "cache_gigabytes")
         _positive(self, "", "cpu_seconds", "clip_norm")
         _share(self, "", "plain_share")
         check_range(
@@ -167,5 +172,11 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""
-        content = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    """`value` with lists for tuples: what YAML and JSON can write."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

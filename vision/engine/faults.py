@@ -12,7 +12,7 @@ from vision.engine.log import logger
 from vision.engine.state import save_state
 from vision.structures import Batch
 
-__all__ = ["FaultGuard", "NonFiniteLoss"]
+__all__ = ["FaultGuard", "NonFiniteLoss", "agreed"]
 
 MOST_IN_A_ROW = 5
 
@@ -21,11 +21,22 @@ class NonFiniteLoss(RuntimeError):
     """The loss was not finite too many times in a row."""
 
 
-class FaultGuard:
-    """Watches losses and gradient norms; one flag for all ranks, so that they skip the same steps.
+@torch.no_grad()
+def agreed(*flags: Tensor | bool, device: torch.device) -> list[bool]:
+    """Each flag, true when it is true on any process, so that all of them do the same.
 
-    Reading the flag is the one deliberate host sync of a step. Running statistics that a bad batch may have spoilt are
-    put back to what they were after the last good reading of the log.
+    The one deliberate host sync of a step.
+    """
+    values = torch.stack([torch.as_tensor(flag, device=device).float().reshape(()) for flag in flags])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return [value > 0 for value in values.tolist()]
+
+
+class FaultGuard:
+    """Keeps and names what made a loss not finite.
+
+    Running statistics that a bad batch may have spoilt are put back to what they were at the last `remember`.
     """
 
     def __init__(self, model: nn.Module, folder: Path):
@@ -40,22 +51,8 @@ class FaultGuard:
         """Keeps the running statistics as they are now."""
         if not self._good:
             self._good = [buffer.clone() for buffer in self._buffers]
-        elif self._good:
+        else:
             torch._foreach_copy_(self._good, self._buffers)
-
-    @torch.no_grad()
-    def is_bad(self, loss: Tensor, norm: Tensor | None) -> bool:
-        """Whether any rank's loss, or the norm of the gradients, is not finite."""
-        bad = ~torch.isfinite(loss.detach())
-        if norm is not None:
-            bad = bad | ~torch.isfinite(norm)
-        if torch.distributed.is_initialized():
-            bad = bad.float()
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
-        if not bool(bad):
-            self.in_a_row = 0
-            return False
-        return True
 
     def report(self, step: int, batches: list[Batch], losses: dict[str, Tensor], rank: int = 0) -> None:
         """Saves the batches, names their images and puts the running statistics back; NonFiniteLoss after five."""
@@ -66,9 +63,9 @@ class FaultGuard:
         path = self.folder / "faults" / f"step{step:07d}_rank{rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_state(path, {"batches": [_as_dict(batch) for batch in batches], "losses": dict(losses)})
-        named = {name: float(value) for name, value in losses.items()}
+        named = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
         text = (
-            f"step {step}: the loss is not finite ({', '.join(f'{name} {value:.4g}' for name, value in named.items())}) "
+            f"step {step}: the loss is not finite ({named}) "
             f"on images {', '.join(map(str, images))}; the step is skipped, the batch is in {path}"
         )
         logger.warning(text)

@@ -9,14 +9,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vision.engine.files import write_text
 
-__all__ = ["RunLog", "logger", "progress"]
+__all__ = ["LossMeter", "RunLog", "logger", "progress_bar"]
 
 logger = logging.getLogger("vision")
 
 
-def progress(total: int, start: int, label: str, enabled: bool = True) -> Any:
+def progress_bar(total: int, start: int, label: str, enabled: bool = True) -> Any:
     """A bar on stderr with rate and time left; silent where stderr is no terminal's business (`enabled` False)."""
     from tqdm import tqdm
 
@@ -24,6 +27,33 @@ def progress(total: int, start: int, label: str, enabled: bool = True) -> Any:
         total=total or None, initial=start, desc=label, unit="step", disable=not enabled, file=sys.stderr,
         dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, smoothing=0.1,
     )  # fmt: skip
+
+
+class LossMeter:
+    """Means of the losses since they were last read, added up on the device without a host sync."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def peek(self) -> float:
+        """The mean of the summed losses so far, nan before the first."""
+        return float(torch.stack(list(self._sums.values())).sum()) / self._count if self._count else float("nan")
+
+    def read(self) -> dict[str, float]:
+        """{"loss": their sum, name: mean}, empty when nothing was added; starts anew."""
+        if not self._count:
+            return {}
+        values = (torch.stack(list(self._sums.values())) / self._count).tolist()  # one host sync
+        means = dict(zip(self._sums, values))
+        self._sums, self._count = {}, 0
+        return {"loss": sum(means.values()), **means}
 
 
 class RunLog:

@@ -1,4 +1,4 @@
-"""From recipe, configuration file and command line to a `TrainConfig`; the options' help is the fields' own docstrings."""
+"""From recipe, configuration file and command line to a `TrainConfig`; the help is the fields' own docstrings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib.resources
 import inspect
+import itertools
 import sys
 import typing
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import yaml
 
 from vision.engine.config import TrainConfig
 
-__all__ = ["config_from_dict", "read_config", "recipe_names", "train_parser"]
+__all__ = ["config_from_dict", "read_config", "recipe_names", "settings", "train_parser"]
 
 # what a resumed run may be given anew; everything else must stay as it was for the run to go on as if nothing happened
 RESUMABLE = frozenset(
@@ -32,7 +33,7 @@ def field_help(cls: type) -> dict[str, str]:
     body = ast.parse(inspect.getsource(sys.modules[cls.__module__])).body
     fields = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == cls.__name__).body
     texts = {}
-    for node, following in zip(fields, fields[1:]):
+    for node, following in itertools.pairwise(fields):
         is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
             texts[node.target.id] = " ".join(str(following.value.value).split())
@@ -120,7 +121,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_from_dict(content: dict[str, Any], where: str = "settings") -> TrainConfig:
-    """A checked `TrainConfig` from plain values. ValueError names an unknown key, its nearest known ones, or a bad value."""
+    """A checked `TrainConfig` from plain values. ValueError names an unknown key or a bad value."""
     check_keys(content, where)
     try:
         return _build(TrainConfig, _parse_object(content))
@@ -197,6 +198,12 @@ def read_config(arguments: Sequence[str]) -> TrainConfig:
         raise ValueError(text) from None
     given.pop("config", None)
     recipe = given.pop("recipe", None)
+    return settings(given, recipe)
+
+
+def settings(given: dict[str, Any], recipe: str | None = None) -> TrainConfig:
+    """The `TrainConfig` of settings on top of a recipe (default: that of the model's task) or of the run to resume."""
+    check_keys(given, "vision train")
     if given.get("resume"):
         return _resumed(given)
     base = read_recipe(recipe or default_recipe(given.get("model", TrainConfig.model), given.get("model_options", {})))

@@ -1,18 +1,25 @@
-"""The state of a training run in `last.pt`: enough to go on as if nothing had happened, readable without trust."""
+"""The state of a training run in `last.pt`: enough to go on as if nothing had happened, readable without trust.
+
+Random numbers need no state: an optimiser step seeds torch from (seed, step, rank), a sample is augmented from
+(seed, epoch, position), so that both follow from the step and epoch that are kept.
+"""
 
 from __future__ import annotations
 
-import random
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from vision.engine.checkpoint import read_state
+from vision.engine.checkpoint import header_of, read_state
 from vision.engine.files import write_file
 
-__all__ = ["load_state", "random_state", "restore_random_state", "save_state", "seed_everything"]
+if TYPE_CHECKING:
+    from vision.engine.trainer import Trainer
+
+__all__ = ["capture", "load_state", "restore", "save_state", "seed_step"]
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -23,35 +30,50 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """What `save_state` wrote. ValueError when it is missing or is something else."""
     if not Path(path).is_file():
-        raise ValueError(f"resume: {path} is not there; the run was stopped before its first checkpoint. Start it anew")
+        raise ValueError(f"resume: {path} is not there: the run stopped before its first checkpoint. Start it anew")
     return read_state(path)
 
 
-def seed_everything(seed: int, *counters: int) -> None:
-    """Seeds Python, numpy and torch (all devices) from the seed and counters such as epoch and rank."""
-    words = np.random.SeedSequence([seed, *counters]).generate_state(2, np.uint32)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002 (libraries that we call use the global one)
-    torch.manual_seed(int(words[0]) << 16 ^ int(words[1]))
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds torch, on all devices, for one optimiser step of one process."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
-def random_state() -> dict[str, Any]:
-    """The state of the random generators of Python, numpy and torch as tensors and plain values."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+def capture(trainer: Trainer) -> dict[str, Any]:
+    """Everything that `restore` needs, as tensors and plain values."""
+    model = trainer.model
     return {
-        "python": list(random.getstate()[1]),
-        "gauss": random.getstate()[2],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "header": header_of(model),
+        "model": model.state_dict(),
+        "ema": None if trainer.ema is None else trainer.ema.module.state_dict(),
+        "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
+        "optimizer": trainer.parts.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "plan": trainer.plan.state_dict(),
+        "progress": asdict(trainer.progress),
+        "selection": asdict(trainer.selection),
+        "spending": asdict(trainer.spending),
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `random_state` returned; GPUs that are not there are passed over."""
-    random.setstate((3, tuple(state["python"]), state["gauss"]))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Puts a captured state back. ValueError when it is of another model or data set."""
+    arguments, own = state["header"]["model"], dict(trainer.model.arguments)
+    if arguments != own:
+        raise ValueError(f"resume: the checkpoint is of {arguments}, the run of {own}; start a new run")
+    names = tuple(state["header"]["classes"]["names"])
+    if names != trainer.model.classes.names:
+        raise ValueError(
+            f"resume: the checkpoint has the classes {', '.join(names)}, the data set now has "
+            f"{', '.join(trainer.model.classes.names)}; restore the data set, or start a new run"
+        )
+    trainer.model.load_state_dict(state["model"])
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict({"module": state["ema"], "updates": state["ema_updates"]})
+    trainer.parts.optimizer.load_state_dict(state["optimizer"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.plan.load_state_dict(state["plan"])
+    for name in ("progress", "selection", "spending"):
+        setattr(trainer, name, type(getattr(trainer, name))(**state[name]))

@@ -1,0 +1,229 @@
+"""`train`: from settings to the parts of a run, and the run itself."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from vision.data import open_dataset
+from vision.data.loader import Loader, build_loader
+from vision.data.resize import Preprocess
+from vision.data.transforms import build_augmentation
+from vision.engine.canvas import fitting_preprocess
+from vision.engine.checkpoint import transfer
+from vision.engine.config import TrainConfig
+from vision.engine.device import choose_device, choose_precision
+from vision.engine.files import write_text
+from vision.engine.log import logger
+from vision.engine.optim import build_optimizer
+from vision.engine.options import settings
+from vision.engine.selection import keep
+from vision.engine.state import load_state
+from vision.engine.trainer import Parts, Trainer
+from vision.losses.mining import class_weights
+from vision.models import VisionModel, build_model
+from vision.structures import ClassMap
+
+__all__ = ["TrainResult", "freeze", "train"]
+
+DEFAULT_SIZE = 640
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished (or, by `stop_after_epochs`, paused) run has come to."""
+
+    folder: Path
+    epochs: int
+    steps: int
+    metric: str
+    value: float | None
+    metrics: dict[str, Any]
+    cpu_seconds: float
+    images_per_cpu_second: float
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "best.safetensors"
+
+
+def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
+    """Trains a model and returns the result; the run folder `out` holds weights, state, metrics and curves.
+
+    `config`, or settings by name as on the command line: train(model="yolo_n", data="shapes", out="runs/first",
+    optim={"lr": 0.001}), on top of the recipe for the model's task. ValueError names the setting or file at fault,
+    before anything is written. KeyboardInterrupt after Ctrl-C, when the state has been saved.
+    """
+    config = config or settings(given)
+    if not config.data or not config.out:
+        missing = "data" if not config.data else "out"
+        raise ValueError(f"{missing} is not given; say what to train on (data) and where the run is kept (out)")
+    folder = Path(config.out)
+    if folder.exists() and not config.resume:
+        raise ValueError(f"{folder} exists and is kept as it is; continue that run with --resume, or give another name")
+    state = load_state(folder / "last.pt") if config.resume else None
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    accelerator = _accelerator(device)
+    _set_threads(config, accelerator)
+    torch.manual_seed(config.seed)
+    trainer = Trainer(config, _parts(config, accelerator, precision))
+    if state is not None:
+        trainer.resume(state)
+    accelerator.wait_for_everyone()  # every process has seen that the folder was free
+    if accelerator.is_main_process and not config.resume:
+        folder.mkdir(parents=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+    accelerator.wait_for_everyone()
+    _announce(trainer)
+    trainer.run()
+    return _result(trainer)
+
+
+def _accelerator(device: torch.device) -> Any:
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process may have used a GPU
+    # parts of some models are left out of some steps (stages without proposals, auxiliary heads)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[unused])
+
+
+def _set_threads(config: TrainConfig, accelerator: Any) -> None:
+    if accelerator.device.type == "cpu":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // local))
+    elif config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
+    """Data sets, model, loader and optimiser. ValueError when they do not fit one another."""
+    task = build_model(config.model, 2, **_model_options(config)).task
+    train_dataset = _open(config.data, config.train_split, task)
+    val_dataset = None if config.val_split is None else _open(config.data, config.val_split, task)
+    model = _model(config, train_dataset)
+    size = config.image_size or DEFAULT_SIZE
+    model.preprocess = Preprocess(size, config.resize)  # any shape of image is welcome later
+    preprocess = fitting_preprocess(size, config.resize, train_dataset)
+    loader = _loader(config, train_dataset, preprocess, task, accelerator)
+    if config.weights is not None:
+        logger.info("weights %s: %s", config.weights, transfer(model, config.weights))
+    frozen = freeze(model, config.freeze)
+    model.to(device=accelerator.device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config.optim)
+    return Parts(model, optimizer, loader, val_dataset, accelerator, precision, frozen)
+
+
+def _model_options(config: TrainConfig) -> dict[str, Any]:
+    return {**config.model_options, **({} if config.loss is None else {"loss": config.loss})}
+
+
+def _open(data: str, split: str, task: str) -> Any:
+    """A split for `task`. ValueError when it has no images, or none of them has anything to learn from."""
+    dataset = open_dataset(data, split, task=task)
+    if len(dataset) == 0:
+        raise ValueError(f"{data}: split {split!r} has no images; check the path and the split's list")
+    if task != "semantic" and not dataset.label_counts().any():
+        raise ValueError(
+            f"{data}: split {split!r} has {len(dataset)} images and no annotated object; check its annotation files"
+            + ("" if split == "train" else ", or train without validation: --val-split null")
+        )
+    return dataset
+
+
+def _model(config: TrainConfig, dataset: Any) -> VisionModel:
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, ClassMap.of(dataset.classes), **_model_options(config))
+    criterion = getattr(model, "criterion", None)
+    if config.sampling.class_weights != "none":
+        if criterion is None:
+            raise ValueError(f"sampling.class_weights: {config.model} has no loss that takes class weights; use none")
+        criterion.use_class_weight(class_weights(_pixel_counts(dataset), config.sampling.class_weights))
+    elif getattr(criterion, "needs_counts", False):
+        criterion.use_counts(_pixel_counts(dataset))
+    return model
+
+
+def _pixel_counts(dataset: Any) -> torch.Tensor:
+    """(C,) pixels of each class in up to 500 training masks, evenly chosen."""
+    counts = torch.zeros(len(dataset.classes), dtype=torch.int64)
+    for index in range(0, len(dataset), max(1, len(dataset) // 500)):
+        labels = torch.from_numpy(dataset.target(index, semantic=True).semantic.astype("int64")).flatten()
+        counts += torch.bincount(labels[(labels >= 0) & (labels < len(counts))], minlength=len(counts))
+    return counts
+
+
+def _loader(config: TrainConfig, dataset: Any, preprocess: Preprocess, task: str, accelerator: Any) -> Loader:
+    return build_loader(
+        dataset,
+        preprocess=preprocess,
+        augmentation=build_augmentation(config.augment, preprocess, task),
+        batch_size=config.batch_size,
+        task=task,
+        train=True,
+        workers=_workers(config, accelerator),
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        sampling=config.sampling.name,
+        repeat_threshold=config.sampling.repeat_threshold,
+        multi_scale=config.multi_scale,
+        cache_bytes=int(config.cache_gigabytes * 2**30 / accelerator.num_processes),
+    )
+
+
+def _workers(config: TrainConfig, accelerator: Any) -> int:
+    """Data workers: on a CPU they would only take turns with the training itself, unless cores are plenty."""
+    if config.workers is not None:
+        return config.workers
+    cores = len(os.sched_getaffinity(0)) // accelerator.num_processes
+    return min(8, cores) if accelerator.device.type != "cpu" else min(4, cores // 4)
+
+
+def freeze(model: nn.Module, patterns: list[str]) -> list[nn.Module]:
+    """Stops the training of parameters whose names match a shell pattern; returns the modules that are frozen whole.
+
+    Those also keep their running statistics. ValueError for a pattern that matches nothing, or when nothing is left.
+    """
+    names = dict(model.named_parameters())
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise ValueError(f"freeze: {pattern!r} matches no parameter of the model; there are e.g. {[*names][:5]}")
+        for name in matched:
+            names[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in names.values()):
+        raise ValueError(f"freeze: {patterns} leave nothing to train")
+    own = ((module, list(module.parameters(recurse=False))) for module in model.modules())
+    return [module for module, parameters in own if parameters and not any(p.requires_grad for p in parameters)]
+
+
+def _announce(trainer: Trainer) -> None:
+    config, parts = trainer.config, trainer.parts
+    length = f"{config.cpu_seconds:g} CPU seconds" if config.cpu_seconds else f"{trainer.plan.epochs} epochs"
+    validation = "no validation" if parts.val_dataset is None else f"{len(parts.val_dataset)} to validate"
+    logger.info(
+        "%s on %s: %d images to train, %s, %d classes; %s of %d steps; %s, %s, %d process(es)",
+        config.model, config.data, len(parts.loader.dataset), validation, len(parts.model.classes),
+        length, trainer.plan.steps_per_epoch, trainer.device, parts.precision, trainer.accelerator.num_processes,
+    )  # fmt: skip
+
+
+def _result(trainer: Trainer) -> TrainResult:
+    progress, selection, spending = trainer.progress, trainer.selection, trainer.spending
+    if trainer.parts.val_dataset is None and trainer.accelerator.is_main_process:
+        keep(trainer.averaged, trainer.folder, None, progress.epoch, progress.step)
+    return TrainResult(
+        trainer.folder, progress.epoch, progress.step, selection.name, selection.value, selection.metrics,
+        spending.total, progress.images / max(spending.training, 1e-9),
+    )  # fmt: skip

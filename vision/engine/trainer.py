@@ -1,0 +1,272 @@
+"""The training loop: batches in, optimiser steps, validation, checkpoints. `train.py` puts its parts together."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision.engine.budget import Plan, Spending
+from vision.engine.config import TrainConfig
+from vision.engine.device import autocast
+from vision.engine.ema import MovingAverage
+from vision.engine.faults import FaultGuard, agreed
+from vision.engine.interrupt import Interruption
+from vision.engine.log import LossMeter, RunLog, logger, progress_bar
+from vision.engine.schedule import build_schedule
+from vision.engine.selection import Selection, broadcast_buffers, keep, validate, validation_interval
+from vision.engine.state import capture, restore, save_state, seed_step
+from vision.models import TrainStep, VisionModel
+from vision.structures import Batch
+
+__all__ = ["Parts", "Progress", "Trainer"]
+
+UNKNOWN_LENGTH = 1000  # steps that the schedule assumes until a run on a budget has measured its own
+VALIDATION_SHARE = 0.5  # cost of an image in validation relative to training, until it has been measured
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    model: VisionModel
+    optimizer: torch.optim.Optimizer
+    loader: Any
+    val_dataset: Any | None
+    accelerator: Any
+    precision: str
+    frozen: list[nn.Module] = field(default_factory=list)
+
+
+@dataclass
+class Progress:
+    """Where the run stands; all of it is saved and restored."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    combine: bool = True  # whether this epoch has mosaic, mixup and copy-paste
+    images: int = 0
+    validations: int = 0
+
+
+class Trainer:
+    """One run: `run()` trains from where `progress` stands to the end, a stop signal or the end of the budget."""
+
+    def __init__(self, config: TrainConfig, parts: Parts):
+        self.config, self.parts, self.folder = config, parts, Path(config.out)
+        self.model, self.loader, self.accelerator = parts.model, parts.loader, parts.accelerator
+        self.device = self.accelerator.device
+        self.progress, self.selection, self.spending = Progress(), Selection(), Spending()
+        self.plan = Plan(config, math.ceil(self.loader.plan.batches / config.accumulate))
+        train_step: nn.Module = TrainStep(self.model)
+        if config.compile:
+            train_step.compile()
+        self.train_step = self.accelerator.prepare_model(train_step)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=parts.precision == "fp16")
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.ema = None if config.ema.decay == 0 else MovingAverage(self.model)
+        self.schedule = build_schedule(config.schedule, self.plan.total or UNKNOWN_LENGTH)
+        self.guard = FaultGuard(self.model, self.folder)
+        self.log = RunLog(self.folder, self.accelerator.is_main_process)
+        self.interruption = Interruption()
+        self.meter = LossMeter()
+        self._stop = self._spent = False
+        self._saved_at = time.monotonic()
+        self._lengthen()
+
+    @property
+    def averaged(self) -> VisionModel:
+        """The model that is validated and kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def is_finished(self) -> bool:
+        patience = self.config.patience
+        early = patience is not None and self.selection.waited >= patience
+        return early or self._spent or bool(self.plan.total and self.progress.step >= self.plan.total)
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state. ValueError when it is of another run."""
+        restore(self, state)
+        self.log.forget_after(self.progress.step)
+        self._lengthen()
+
+    def _lengthen(self) -> None:
+        """Fits schedule and moving average to the length of the run."""
+        steps, state = self.plan.total or UNKNOWN_LENGTH, self.schedule.state_dict()
+        self.schedule = build_schedule(self.config.schedule, steps)
+        self.schedule.load_state_dict(state)
+        if self.ema is not None:
+            self.ema.decay, self.ema.warmup = self.config.ema.over(steps)
+
+    def run(self) -> Progress:
+        """Trains to the end and returns where the run stands. KeyboardInterrupt after a stop signal, state saved."""
+        first = self.progress.epoch
+        label = f"train {self.config.model}"
+        with self.interruption, progress_bar(self.plan.total, self.progress.step, label, self.log.enabled) as self.bar:
+            while not self.is_finished:
+                self._epoch()
+                if self._stop:
+                    self._save()
+                    raise KeyboardInterrupt
+                if self.progress.epoch - first == self.config.stop_after_epochs:
+                    break
+            self._save()
+        self.log.close()
+        return self.progress
+
+    def _epoch(self) -> None:
+        """One pass over the loader (or the rest of one), then validation and checkpoint where they are due."""
+        progress, started, images = self.progress, time.monotonic(), self.progress.images
+        if hasattr(self.model, "epoch"):
+            self.model.epoch = progress.epoch  # losses that change over the run read it
+        if progress.batch == 0:
+            progress.combine = self.plan.fraction(progress.step) < 1 - self.config.plain_share
+        self.train_step.train()
+        for module in self.parts.frozen:
+            module.eval()
+        self.spending.begin()
+        for batches in self._groups():
+            self._optimizer_step(batches)
+            if self.is_finished or self._stop:
+                break
+        self.spending.end("training")
+        if self._stop and not self.is_finished:
+            return  # goes on within this epoch
+        row = {"epoch": progress.epoch, "lr": self.parts.optimizer.param_groups[-1]["lr"], **self.meter.read()}
+        row["images_per_second"] = (progress.images - images) / max(time.monotonic() - started, 1e-9)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        if self._validation_is_due():
+            row |= self._validate()
+        self._measure()
+        self.log.record(progress.step, {**row, "cpu_seconds": self.spending.total})
+        if time.monotonic() - self._saved_at >= self.config.save_seconds:
+            self._save()
+
+    def _groups(self) -> Iterator[list[Batch]]:
+        """The rest of the epoch's batches on the device, `accumulate` at a time; the last group may be smaller."""
+        progress = self.progress
+        self.loader.set_epoch(progress.epoch, start=progress.batch, combine=progress.combine)
+        with self.interruption.shielded():  # data workers leave Ctrl-C to us
+            batches = iter(self.loader)
+            first = next(batches)
+        group: list[Batch] = []
+        for batch in itertools.chain([first], batches):
+            group.append(batch.to(self.device, non_blocking=True))
+            if len(group) == self.config.accumulate:
+                progress.batch += len(group)
+                yield group
+                group = []
+        if group:
+            progress.batch += len(group)
+            yield group
+
+    def _optimizer_step(self, batches: list[Batch]) -> None:
+        """One step of the optimiser over `batches`, whose losses are averaged; skipped when they are not finite."""
+        progress, optimizer = self.progress, self.parts.optimizer
+        seed_step(self.config.seed, progress.step, self.accelerator.process_index)
+        self.schedule.apply(optimizer, progress.step)
+        losses = self._backward(batches)
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf"))
+        bad = ~torch.isfinite(torch.stack(list(losses.values())).sum())
+        if not self.scaler.is_enabled():  # fp16: the scaler itself skips steps whose gradients overflow
+            bad = bad | ~torch.isfinite(norm)
+        spent = self.plan.is_spent(self.spending.so_far() + self._reserve()) if self.plan.budget else False
+        bad, self._stop, self._spent = agreed(bad, self.interruption.requested, spent, device=self.device)
+        if bad:
+            self.guard.report(progress.step, batches, losses, self.accelerator.process_index)
+        else:
+            self.guard.in_a_row = 0
+            self.scaler.step(optimizer)
+            if self.ema is not None:
+                self.ema.update(self.model)
+            self.meter.add(losses)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.images += sum(len(batch.image_ids) for batch in batches) * self.accelerator.num_processes
+        self.bar.update()
+        if progress.step % self.config.log_every == 0:
+            self.guard.remember()
+            self.bar.set_postfix_str(f"epoch {progress.epoch + 1}, loss {self.meter.peek():.3f}")
+        if self.plan.is_due(progress.step):
+            self._measure()
+
+    def _backward(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Gradients of the mean loss of `batches`; returns the losses by name, detached."""
+        losses: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, 1):
+            last = number == len(batches)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.train_step):
+                with autocast(self.device, self.parts.precision):
+                    parts = self.train_step(batch.images, batch.targets)
+                self.scaler.scale(sum(parts.values()) / len(batches)).backward()
+            for name, value in parts.items():
+                losses[name] = losses.get(name, 0) + value.detach() / len(batches)
+        return losses
+
+    def _measure(self) -> None:
+        """Lets a run on a budget fit its length to what a step costs."""
+        if not self.plan.budget:
+            return
+        training = self.spending.so_far() - self.spending.validation
+        self.plan.measure(self.progress.step, training, training + self.spending.validation, self._reserve())
+        self._lengthen()
+        self.bar.total = self.plan.total or None
+        self.bar.refresh()
+
+    def _reserve(self) -> float:
+        """Seconds that the validations to come will take."""
+        if self.parts.val_dataset is None or not self.progress.step:
+            return 0.0
+        progress, spending = self.progress, self.spending
+        interval = validation_interval(self.config, self.plan.epochs)
+        left = max(1, math.ceil((self.plan.epochs - progress.epoch) / interval))
+        if progress.validations:
+            return left * spending.validation / progress.validations
+        per_image = (spending.so_far() - spending.validation) / max(progress.images, 1)
+        return left * len(self.parts.val_dataset) * per_image * VALIDATION_SHARE
+
+    def _validation_is_due(self) -> bool:
+        if self.parts.val_dataset is None:
+            return False
+        if self.plan.total == 0:  # a run on a budget that has not been measured yet
+            return self.is_finished
+        return self.is_finished or self.progress.epoch % validation_interval(self.config, self.plan.epochs) == 0
+
+    def _validate(self) -> dict[str, Any]:
+        """Metrics of the averaged model, which is kept when it is the best so far."""
+        progress = self.progress
+        broadcast_buffers(self.model, *([] if self.ema is None else [self.ema.module]))
+        self.spending.begin()
+        evaluation = validate(
+            self.averaged, self.parts.val_dataset, self.config, self.accelerator, self.parts.precision
+        )
+        self.spending.end("validation")
+        progress.validations += 1
+        name, value = evaluation.headline
+        self.schedule.observe(value)
+        better = self.selection.offer(value, name, progress.epoch, evaluation.to_dict())
+        if better and self.accelerator.is_main_process:
+            keep(self.averaged, self.folder, evaluation, progress.epoch, progress.step)
+        best = f"best {self.selection.value:.4f} after epoch {self.selection.epoch}"
+        logger.info("epoch %d: %s %.4f (%s)", progress.epoch, name, value, best)
+        return {"validation": evaluation.to_dict()}
+
+    def _save(self) -> None:
+        """Writes `last.pt`."""
+        broadcast_buffers(self.model, *([] if self.ema is None else [self.ema.module]))
+        if self.accelerator.is_main_process:
+            save_state(self.folder / "last.pt", capture(self))
+        self.accelerator.wait_for_everyone()
+        self._saved_at = time.monotonic()
