@@ -1,0 +1,72 @@
+"""Greedy matching of detections and ground truths, for all images, classes, area ranges and IoU thresholds at once.
+
+The COCO rule: detections choose by falling score; each takes the free ground truth of highest IoU, one that counts
+before one that is ignored, the later among equals; a crowd may be taken any number of times.
+
+That loop is run as deferred acceptance: every detection proposes to its best ground truth, a ground truth keeps the
+proposer that comes first, the others go on to their next choice. As all ground truths rank detections alike, there is
+one stable matching, and the loop's result is it. A handful of rounds finishes every group together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vision.metrics.overlap import Pairs
+
+__all__ = ["Matches", "match"]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """One row for each match: threshold, area (index of the range), found, truth (M,) int64; ordered by these."""
+
+    threshold: Tensor
+    area: Tensor
+    found: Tensor
+    truth: Tensor
+
+
+def match(pairs: Pairs, ignored: Tensor, crowd: Tensor, thresholds: Tensor) -> Matches:
+    """Match detections (rising index = falling preference of every ground truth) with ground truths.
+
+    pairs as from one detection's view all its candidates; ignored (A, G) bool by area range; crowd (G,) bool;
+    thresholds (T,) float64, IoU >= threshold matches.
+    """
+    ranges, number = ignored.shape
+    preference = _preference(pairs, ignored)  # (A, P)
+    valid = pairs.overlap[preference] >= thresholds[:, None, None]  # (T, A, P)
+    threshold, area, place = valid.nonzero(as_tuple=True)
+    pair = preference[area, place]
+    found, truth = pairs.found[pair], pairs.truth[pair]
+    case = threshold * ranges + area
+    size = len(pair)
+    # a crowd has room for all: each of its proposals gets a slot of its own
+    slots = len(thresholds) * ranges * number
+    slot = torch.where(crowd[truth], slots + torch.arange(size, device=pair.device), case * number + truth)
+    begins = torch.ones(size + 1, dtype=torch.bool, device=pair.device)
+    begins[1:-1] = (found[1:] != found[:-1]) | (case[1:] != case[:-1])
+    holder = torch.full((slots + size,), size, device=pair.device)
+    proposals = begins[:-1].nonzero()[:, 0]
+    while len(proposals):
+        asked = slot[proposals]
+        before = holder[asked]
+        holder.scatter_reduce_(0, asked, proposals, "amin")
+        won = holder[asked] == proposals
+        displaced = before[won & (before < size)]
+        following = torch.cat([proposals[~won], displaced]) + 1
+        proposals = following[~begins[following]]
+    kept = holder[holder < size].sort().values
+    return Matches(threshold[kept], area[kept], found[kept], truth[kept])
+
+
+def _preference(pairs: Pairs, ignored: Tensor) -> Tensor:
+    """Order of the pairs in which detections rise and each one's candidates fall, for each area range (A, P)."""
+    backward = torch.arange(len(pairs.found) - 1, -1, -1, device=pairs.found.device)
+    best = backward[pairs.overlap[backward].argsort(descending=True, stable=True)]
+    best = best[pairs.found[best].argsort(stable=True)]
+    rank = pairs.found[best] * 2 + ignored[:, pairs.truth[best]]  # (A, P)
+    return best[rank.argsort(dim=1, stable=True)]

@@ -1,0 +1,112 @@
+"""Which detections meet which ground truths: sorting into (class, image) groups, candidate pairs, and their IoU.
+
+Everything is float64 and follows the order of operations of pycocotools, so that equal input gives equal bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from vision.metrics.runs import Runs, intersections
+
+__all__ = ["Found", "Pairs", "Truth", "box_overlap", "candidate_pairs", "mask_overlap"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections of many images, flat: image (D,) int64 · label (D,) int64 · score (D,) float64 · box (D, 4) float64
+    x, y, width, height · area (D,) float64 · masks Runs of D masks, or None."""
+
+    image: Tensor
+    label: Tensor
+    score: Tensor
+    box: Tensor
+    area: Tensor
+    masks: Runs | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def select(self, index: Tensor) -> Found:
+        chosen = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "masks"}
+        return replace(self, **chosen, masks=None if self.masks is None else self.masks.select(index))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truths, flat, as in `Found`; crowd (G,) bool: takes any number of detections, never counted ·
+    unmatchable (G,) bool: a match with it counts as none (annotation id 0 in pycocotools)."""
+
+    image: Tensor
+    label: Tensor
+    box: Tensor
+    area: Tensor
+    crowd: Tensor
+    unmatchable: Tensor
+    masks: Runs | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    select = Found.select
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Detection and ground truth of one (class, image) group, and their IoU: found, truth (P,) int64, overlap (P,)
+    float64; ordered by detection, then ground truth."""
+
+    found: Tensor
+    truth: Tensor
+    overlap: Tensor
+
+
+def candidate_pairs(found_group: Tensor, truth_group: Tensor) -> tuple[Tensor, Tensor]:
+    """All (detection, ground truth) index pairs whose groups are equal; `truth_group` is sorted."""
+    low = torch.searchsorted(truth_group, found_group)
+    count = torch.searchsorted(truth_group, found_group, right=True) - low
+    found = torch.repeat_interleave(count)
+    shift = low - (count.cumsum(0) - count)
+    return found, torch.arange(len(found), device=found.device) + shift[found]
+
+
+def box_overlap(found: Tensor, truth: Tensor, crowd: Tensor) -> Tensor:
+    """IoU of boxes (P, 4) x, y, width, height with their partners, intersection / detection area for crowds."""
+    x, y, width, height = found.unbind(-1)
+    other_x, other_y, other_width, other_height = truth.unbind(-1)
+    across = torch.minimum(width + x, other_width + other_x) - torch.maximum(x, other_x)
+    down = torch.minimum(height + y, other_height + other_y) - torch.maximum(y, other_y)
+    meet = across * down
+    area = width * height
+    union = torch.where(crowd, area, area + other_width * other_height - meet)
+    return torch.where((across > 0) & (down > 0), meet / union, 0.0)
+
+
+def mask_overlap(
+    found: Runs, truth: Runs, pair_found: Tensor, pair_truth: Tensor, crowd: Tensor, at_least: float
+) -> Tensor:
+    """IoU of mask pairs (P,), 0 where it is surely below `at_least`; crowd (P,): intersection / detection area.
+
+    Only pairs whose boxes meet in enough pixels are counted out: the intersection is at most the common box, and at
+    most either mask.
+    """
+    area, other = found.area()[pair_found], truth.area()[pair_truth]
+    first, second = found.boxes()[pair_found], truth.boxes()[pair_truth]
+    low, high = (
+        torch.maximum(first[:, :2], second[:, :2]),
+        torch.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:]),
+    )
+    bound = torch.minimum((high - low).clamp(min=0).prod(1), torch.minimum(area, other))
+    hopeful = (_ratio(bound, area, other, crowd) >= at_least).nonzero()[:, 0]
+    meet = intersections(truth, found, pair_truth[hopeful], pair_found[hopeful])
+    overlap = torch.zeros(len(pair_found), dtype=torch.float64, device=pair_found.device)
+    overlap[hopeful] = _ratio(meet, area[hopeful], other[hopeful], crowd[hopeful])
+    return overlap
+
+
+def _ratio(meet: Tensor, area: Tensor, other: Tensor, crowd: Tensor) -> Tensor:
+    union = torch.where(crowd, area, area + other - meet)
+    return torch.where(meet > 0, meet.double() / union.clamp(min=1).double(), 0.0)

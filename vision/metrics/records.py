@@ -1,0 +1,147 @@
+"""What a detection metric remembers of the images it has seen: packed detections and ground truths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vision.metrics.overlap import Found, Truth
+from vision.metrics.runs import Runs, concatenate_runs, runs_from_bitmaps, runs_from_rle
+from vision.structures import Detections, Target
+
+__all__ = ["DetectionRecords"]
+
+
+class DetectionRecords:
+    """Batches as given, packed: detections stay on their device, targets on the host until they are needed."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.image_ids: list[int | str] = []
+        self.found: list[dict[str, Any]] = []
+        self.truth: list[dict[str, Any]] = []
+
+    def append(self, detections: Sequence[Detections], targets: Sequence[Target]) -> None:
+        if len(detections) != len(targets):
+            raise ValueError(f"DetectionAP.update: results of {len(detections)} images but targets of {len(targets)}")
+        if not detections:
+            return
+        first = len(self.image_ids)
+        self.image_ids += [target.image_id for target in targets]
+        numbers = torch.arange(first, first + len(targets))
+        device = detections[0].boxes.device
+        sizes = [len(one.boxes) for one in detections]
+        self.found.append(
+            {
+                "image": torch.repeat_interleave(numbers, torch.tensor(sizes)).to(device, non_blocking=True),
+                "label": torch.cat([one.labels for one in detections]).long(),
+                "score": torch.cat([one.scores for one in detections]).detach(),
+                "box": torch.cat([one.boxes for one in detections]).detach().reshape(-1, 4),
+                "masks": self._masks([one.masks for one in detections], [t.size for t in targets], device, sizes),
+            }
+        )
+        counts = [len(target) for target in targets]
+        self.truth.append(
+            {
+                "image": torch.repeat_interleave(numbers, torch.tensor(counts)),
+                "label": torch.cat([torch.from_numpy(target.labels) for target in targets]),
+                "box": torch.cat([torch.from_numpy(target.boxes) for target in targets]),
+                "area": torch.cat([torch.from_numpy(target.area) for target in targets]),
+                "crowd": torch.cat([torch.from_numpy(target.crowd) for target in targets]),
+                "masks": self._masks([t.masks for t in targets], [t.size for t in targets], "cpu", counts),
+            }
+        )
+
+    def _masks(self, masks: list, sizes: list, device: Any, counts: list[int]) -> Runs | None:
+        if self.kind != "segm":
+            return None
+        parts = []
+        for mask, size, count in zip(masks, sizes, counts):
+            if mask is None and count:
+                raise ValueError("DetectionAP: kind 'segm' needs masks, but there are objects without (masks is None)")
+            if mask is None or isinstance(mask, (list, tuple)):
+                parts.append(runs_from_rle(mask or []).to(device))
+            else:
+                parts.append(runs_from_bitmaps(torch.as_tensor(mask)))
+        return concatenate_runs(parts)
+
+    def extend(self, other: DetectionRecords) -> None:
+        shift = len(self.image_ids)
+        self.image_ids += other.image_ids
+        self.found += [{**part, "image": part["image"] + shift} for part in other.found]
+        self.truth += [{**part, "image": part["image"] + shift} for part in other.truth]
+
+    def to(self, device: torch.device | str) -> None:
+        self.found = [_moved(part, device) for part in self.found]
+        self.truth = [_moved(part, device) for part in self.truth]
+
+    def all_gather(self) -> None:
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        state = (
+            self.image_ids,
+            [_moved(part, "cpu") for part in self.found],
+            [_moved(part, "cpu") for part in self.truth],
+        )
+        states: list = [None] * distributed.get_world_size()
+        distributed.all_gather_object(states, state)
+        device = self.found[0]["box"].device if self.found else torch.device("cpu")
+        self.__init__(self.kind)
+        for image_ids, found, truth in states:
+            part = DetectionRecords(self.kind)
+            part.image_ids, part.found, part.truth = image_ids, [_moved(one, device) for one in found], truth
+            self.extend(part)
+
+    def flat(self) -> tuple[Found, Truth, int]:
+        """All detections and ground truths on the detections' device, images numbered by rising id, and their number."""
+        images = len(self.image_ids)
+        order = sorted(range(images), key=lambda i: _sort_key(self.image_ids[i]))
+        position = torch.empty(images, dtype=torch.int64)
+        position[torch.tensor(order, dtype=torch.int64)] = torch.arange(images)
+        device = self.found[0]["box"].device if self.found else torch.device("cpu")
+        found, truth = _joined(self.found, device), _joined(self.truth, device)
+        position = position.to(device)
+        box = _widths(found["box"])
+        masks = found["masks"]
+        area = masks.area().double() if masks is not None else box[:, 2] * box[:, 3]
+        detected = Found(position[found["image"]], found["label"], found["score"].double(), box, area, masks)
+        unmatchable = torch.zeros(len(truth["label"]), dtype=torch.bool, device=device)
+        actual = Truth(
+            position[truth["image"]], truth["label"], _widths(truth["box"]), truth["area"], truth["crowd"], unmatchable,
+            truth["masks"],
+        )  # fmt: skip
+        return detected, actual, images
+
+
+def _widths(boxes: Tensor) -> Tensor:
+    """xyxy in any precision -> x, y, width, height float64."""
+    boxes = boxes.double()
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+
+
+def _sort_key(image_id: int | str) -> tuple[bool, int | str]:
+    return isinstance(image_id, str), image_id
+
+
+def _moved(part: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    return {name: value if value is None else value.to(device) for name, value in part.items()}
+
+
+_EMPTY = {
+    "image": torch.zeros(0, dtype=torch.int64), "label": torch.zeros(0, dtype=torch.int64), "score": torch.zeros(0),
+    "box": torch.zeros(0, 4), "area": torch.zeros(0, dtype=torch.float64), "crowd": torch.zeros(0, dtype=torch.bool),
+    "masks": None,
+}  # fmt: skip
+
+
+def _joined(parts: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
+    if not parts:
+        return _moved(_EMPTY, device)
+    joined = {name: torch.cat([part[name].to(device) for part in parts]) for name in parts[0] if name != "masks"}
+    masks = [part["masks"] for part in parts]
+    joined["masks"] = None if masks[0] is None else concatenate_runs([mask.to(device) for mask in masks])
+    return joined
