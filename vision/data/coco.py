@@ -18,12 +18,15 @@ from vision.data.card import Card
 from vision.data.dataset import Dataset
 from vision.data.files import absolute_path, missing_files, read_json
 from vision.data.image import image_size
-from vision.data.pack import CROWD, NO_SEGMENT, AnnotationsBuilder
+from vision.data.pack import CROWD, DIFFICULT, NO_SEGMENT, TRUNCATED, AnnotationsBuilder
 from vision.data.problem import DataError, Problem
 from vision.data.segment import compressed_counts, segment_area, segment_box
 from vision.structures import ClassMap
 
 __all__ = ["check_structure", "coco_classes", "find_images", "read_coco"]
+
+# `difficult` and `truncated` are no COCO keys; our own files keep them for the way back to VOC
+FLAGS = {"iscrowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
 
 
 def read_coco(card: Card, split: str, task: str | None = None) -> Dataset:
@@ -168,7 +171,7 @@ class _InstancesReader:
                 self.labels[annotation["category_id"]],
                 int(annotation["id"]),
                 area=None if area is None else float(area),
-                flags=CROWD if annotation.get("iscrowd") else 0,
+                flags=sum(bit for key, bit in FLAGS.items() if annotation.get(key)),
                 segment=segment,
             )
         except (ValueError, TypeError) as error:

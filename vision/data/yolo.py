@@ -72,6 +72,7 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
         builder.add_image(image, image_id, size)
         for line, text in _label_lines(label_path(image)):
             _add_line(builder, labels, (label_path(image), line, text), size)
+    builder.problems += _orphans(images)
     annotations = builder.finish()
     kinds = annotations.segment_kind
     tasks = ["detection", "instance"] if len(kinds) and (kinds != NO_SEGMENT).all() else ["detection"]
@@ -108,6 +109,15 @@ def _label_lines(path: str) -> Iterator[tuple[int, str]]:
         return
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file; expected lines of `class cx cy w h`") from None
+
+
+def _orphans(images: list[str]) -> list[Problem]:
+    """A warning for each label file, in the folders of the labels, that no image belongs to."""
+    labels = {label_path(image) for image in images}
+    found = [str(path) for folder in sorted({os.path.dirname(path) for path in labels}) for path in Path(folder).glob("*.txt")]
+    lists = {"classes.txt", "train.txt", "val.txt", "test.txt"}
+    lost = sorted(path for path in found if path not in labels and os.path.basename(path) not in lists)
+    return [Problem("warning", path, "", "a label file without an image", "its image; the file is left out") for path in lost]
 
 
 def _add_line(
