@@ -52,7 +52,7 @@ class BatchPlan:
     steps: int | None = None
     factors: np.ndarray | None = None  # (count,) how often an image is drawn an epoch, on average; None: once
     replace: bool = False  # draw with replacement, with probability proportional to `factors`
-    sizes: Sequence[tuple[int, int]] = ()  # network sizes to choose from for each batch
+    sizes: Sequence[tuple[int, int]] = ()  # network sizes to choose from for each batch while `combine`
     epoch: int = 0
     start: int = 0  # batches of the epoch to skip: where a resumed run goes on
     combine: bool = True
@@ -111,7 +111,7 @@ class BatchPlan:
             yield [Draw(int(order[position]), epoch, position, size, combine) for position in positions]
 
     def _size(self, batch: int) -> tuple[int, int] | None:
-        if not self.sizes:
+        if not self.sizes or not self.combine:  # the end of a run sees images as they will be later
             return None
         return tuple(self.sizes[generator(self.seed, SIZE, self.epoch, batch).integers(len(self.sizes))])
 
