@@ -109,7 +109,7 @@ class TrainConfig:
     multi_scale: tuple[float, float] | None = None
     """Smallest and largest factor of the input size, drawn for each batch, as [0.75, 1.25]; default: fixed size"""
     plain_share: float = 0.1
-    """Share of the run, at its end, without mosaic, mixup, copy-paste and multi_scale, so that it ends on images as they are"""
+    """Share of the run, at its end, without mosaic, mixup, copy-paste and multi_scale: it ends on images as they are"""
     loss: dict[str, Any] | str | None = None
     """A segmenter's losses by name with their weights, as {cross_entropy: 1.0, dice: 0.5}; default: the model's own"""
 
