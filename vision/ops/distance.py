@@ -1,0 +1,77 @@
+"""Exact Euclidean distance transform of binary masks, in two or three dimensions, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["distance_transform", "signed_distance", "squared_distance_transform"]
+
+_BLOCK = 8  # shifts between two looks at the largest distance left, each of which waits for the device
+
+
+def distance_transform(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> Tensor:
+    """Distance of each True pixel to the nearest False pixel, float64; 0 at False, infinity where nothing is False.
+
+    mask (..., H, W) or, with three spacings, (..., D, H, W), bool; spacing: size of a pixel along these axes. What
+    lies outside the mask does not count as False. No gradient. ValueError for a mask with fewer axes than spacings.
+    """
+    return squared_distance_transform(mask, spacing).sqrt_()
+
+
+def squared_distance_transform(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> Tensor:
+    """The square of `distance_transform`, exact for unit spacing.
+
+    Separable: distances along the last axis by two running maxima, then along each other axis the lower envelope of
+    parabolas (Felzenszwalb & Huttenlocher, 2012) by shifts that grow until they exceed the largest distance left.
+    """
+    if mask.ndim < len(spacing):
+        raise ValueError(f"distance_transform: a mask of shape {tuple(mask.shape)} for {len(spacing)} spacings")
+    if min(spacing) <= 0:
+        raise ValueError(f"distance_transform: spacing {tuple(spacing)}; expected sizes above 0")
+    squares = _along_last_axis(mask.bool(), float(spacing[-1]))
+    for axis, step in zip(range(-2, -len(spacing) - 1, -1), reversed(spacing[:-1])):
+        squares = _spread(squares, axis, float(step))
+    return squares
+
+
+def _along_last_axis(mask: Tensor, step: float) -> Tensor:
+    length = mask.shape[-1]
+    if not mask.numel():
+        return mask.double()
+    far = 2 * length + 1
+    place = torch.arange(length, device=mask.device, dtype=torch.int32).expand(mask.shape)
+    before = torch.where(mask, -far, place).cummax(-1).values
+    after = torch.where(mask, 2 * far, place).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.minimum(place - before, after - place)
+    return torch.where(nearest > length, torch.inf, (nearest * step).double().square())
+
+
+def _spread(squares: Tensor, axis: int, step: float) -> Tensor:
+    length = squares.shape[axis]
+    result = squares.clone()
+    limit = torch.inf
+    for shift in range(1, length):
+        if shift % _BLOCK == 1 and limit > 0:
+            limit = float(result.max()) if result.numel() else 0.0
+        cost = (shift * step) ** 2
+        if cost >= limit:  # no parabola from so far away can still be lower
+            break
+        kept = length - shift
+        lower, upper = result.narrow(axis, 0, kept), result.narrow(axis, shift, kept)
+        torch.minimum(lower, squares.narrow(axis, shift, kept) + cost, out=lower)
+        torch.minimum(upper, squares.narrow(axis, 0, kept) + cost, out=upper)
+    return result
+
+
+def signed_distance(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> Tensor:
+    """Distance to the mask outside it, minus the distance to the outside within it (Kervadec et al., 2019), float64.
+
+    Nothing is left infinite: a mask that is empty or full has no boundary, and gives 0.
+    """
+    inside = distance_transform(mask, spacing)
+    outside = distance_transform(~mask.bool(), spacing)
+    signed = outside - inside
+    return torch.where(signed.isfinite(), signed, 0.0)
