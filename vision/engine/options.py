@@ -58,6 +58,7 @@ def train_parser() -> Any:
 
     parser = ArgumentParser(
         prog="vision train",
+        usage="vision train --model NAME --data DATA --out DIR [options]",
         description="Train a model. Order of settings: defaults < recipe < --config file < command line.",
         exit_on_error=False,
     )
@@ -86,13 +87,13 @@ def _recipe_folder() -> Path:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe by name or path, on top of those of the recipe that its `base` names."""
+    """The settings of a recipe by name or path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else _recipe_folder() / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"recipe {name!r} is not known; choose one of: {', '.join(recipe_names())}")
     content = read_yaml(path)
-    base = content.pop("base", None)
-    return merge(read_recipe(base), content) if base else content
+    check_keys(content, str(path))
+    return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -196,18 +197,32 @@ def read_config(arguments: Sequence[str]) -> TrainConfig:
                 key = text.split(marker)[1].split()[0].strip("'").split("=")[0].replace("-", "_")
                 text = unknown_key(key, names)
         raise ValueError(text) from None
-    given.pop("config", None)
-    recipe = given.pop("recipe", None)
-    return settings(given, recipe)
+    given.pop("config", None)  # its content is among the settings already
+    return settings(given)
 
 
-def settings(given: dict[str, Any], recipe: str | None = None) -> TrainConfig:
-    """The `TrainConfig` of settings on top of a recipe (default: that of the model's task) or of the run to resume."""
-    check_keys(given, "vision train")
+def settings(given: dict[str, Any]) -> TrainConfig:
+    """The `TrainConfig` of settings on top of a recipe (default: that of the model's task) or of the run to resume.
+
+    Beside the settings of `TrainConfig`, `recipe` names a recipe (or YAML file) and `config` a YAML file on top of it.
+    """
+    given = dict(given)
+    recipe, config = given.pop("recipe", None), given.pop("config", None)
+    check_keys(given, "train")
+    if config is not None:
+        if str(config) in recipe_names() and recipe is None:
+            recipe = str(config)
+        else:
+            content = read_yaml(Path(config))
+            check_keys(content, str(config))
+            given = merge(content, given)
     if given.get("resume"):
         return _resumed(given)
-    base = read_recipe(recipe or default_recipe(given.get("model", TrainConfig.model), given.get("model_options", {})))
-    return config_from_dict(merge(base, given), "vision train")
+    config_from_dict(given, "train")  # what is wrong by itself is told before a model is built
+    model, options = given.get("model"), given.get("model_options")
+    chosen = read_recipe(recipe) if recipe else {}
+    task = default_recipe(model or chosen.get("model", TrainConfig.model), options or chosen.get("model_options", {}))
+    return config_from_dict(merge(merge(read_recipe(task), chosen), given), "train")
 
 
 def _with_dashes(argument: str) -> str:
@@ -226,7 +241,7 @@ def _resumed(given: dict[str, Any]) -> TrainConfig:
     if not given.get("out") or not stored.is_file():
         raise ValueError(f"resume: {stored} is not there; give --out the folder of a run that was started before")
     config = config_from_dict(read_yaml(stored), str(stored))
-    changed = config_from_dict(merge(config.to_dict(), given), "vision train")
+    changed = config_from_dict(merge(config.to_dict(), given), "train")
     before, after = config.to_dict(), changed.to_dict()
     for key in before:
         if key not in RESUMABLE and before[key] != after[key]:

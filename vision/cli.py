@@ -1,0 +1,254 @@
+"""The command `vision`: train, evaluate, predict, score, check, convert, models, demo.
+
+Nothing heavy is imported before the command is known, so that help appears at once. Exit codes: 0 done, 1 failed or
+found something, 2 bad input, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["main"]
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+DESCRIPTION = """Object detection and segmentation: train, evaluate, predict.
+
+  vision train    --model yolo_n --data DATA --out runs/mine
+  vision evaluate --weights runs/mine/best.safetensors --data DATA
+  vision predict  --weights runs/mine/best.safetensors IMAGES... --out pictures
+
+DATA is a folder or annotation file in COCO, VOC or YOLO layout, image + mask folders, a card (YAML), or "shapes", the
+data set that is generated. `vision COMMAND --help` explains each command."""
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from vision.engine.options import read_config, train_parser
+
+    if not arguments or {"-h", "--help"} & set(arguments):
+        train_parser().print_help()
+        return 0
+    config = read_config(arguments)
+    from vision.engine.train import train
+
+    result = train(config)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0
+    results = result.folder / "results.md"
+    if results.is_file():
+        print(results.read_text())
+    print(
+        f"{result.epochs} epochs, {result.steps} steps, {result.cpu_seconds:.0f} user-CPU seconds, "
+        f"{result.images_per_cpu_second:.1f} training images per CPU second"
+    )
+    print(
+        f"weights: {result.weights}"
+        if result.weights.is_file()
+        else f"paused; go on with --resume --out {result.folder}"
+    )
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from vision.data import open_dataset
+    from vision.engine.checkpoint import load
+    from vision.engine.evaluate import evaluate
+
+    model = load(options.weights)
+    dataset = open_dataset(options.data, options.split, task=model.task)
+    evaluation = evaluate(
+        model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
+        precision=options.precision, out=options.out, tile=options.tile, tta=options.tta,
+        max_detections=options.max_detections, iou_threshold=options.iou,
+    )  # fmt: skip
+    print(evaluation.table())
+    if options.out:
+        print(f"\nmetrics.json, results.md and predictions are in {options.out}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from vision.engine.checkpoint import load
+    from vision.engine.predict import predict_to_folder
+
+    counts = predict_to_folder(
+        load(options.weights), options.sources, options.out, score_threshold=options.score, iou_threshold=options.iou,
+        max_detections=options.max_detections, device=options.device, precision=options.precision, tile=options.tile,
+        tta=options.tta, max_frames=options.max_frames,
+    )  # fmt: skip
+    print(", ".join(f"{count} {name}" for name, count in counts.items()) + f" -> {options.out}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from vision.metrics.score import main_score
+
+    return main_score(options.task, options.truth, options.predictions, options.out)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vision.data.check import main_check
+
+    return main_check(options.data, options.split)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from vision.data.convert import convert
+
+    for line in convert(options.source, options.destination, to=options.to) or ():
+        print(line)
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    import importlib
+
+    from vision.models import MODELS
+
+    for name in sorted(MODELS):
+        module, builder = MODELS[name].split(":")
+        text = (getattr(importlib.import_module(module), builder).__doc__ or "").strip()
+        print(f"{name:<24} {text.splitlines()[0] if text else ''}".rstrip())
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vision.engine.demo import run_demo
+
+    run_demo(options.out, say=print)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("vision", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train a model; writes a run folder", add_help=False)
+    _add_evaluate(_command(commands, "evaluate", _evaluate, "metrics of a checkpoint on a data set: tables and JSON"))
+    _add_predict(_command(commands, "predict", _predict, "run a checkpoint on images, folders, videos or a camera"))
+    score = _command(commands, "score", _score, "metrics from files alone, without a model")
+    score.add_argument("--task", required=True, choices=("detection", "instance", "semantic", "panoptic"))
+    score.add_argument("truth", metavar="GROUND_TRUTH", help="COCO annotation file, or folder of masks")
+    score.add_argument("predictions", metavar="PREDICTIONS", help="COCO results file, or folder of masks")
+    score.add_argument("--out", help="JSON file for the metrics")
+    check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
+    check.add_argument("data", metavar="DATA", help="data set to look at")
+    check.add_argument("--split", help="one split only; default: all")
+    convert = _command(commands, "convert", _convert, "write a data set in another layout")
+    convert.add_argument("source", metavar="SRC", help="data set to read")
+    convert.add_argument("destination", metavar="DST", help="folder to write; must not exist")
+    convert.add_argument("--to", required=True, choices=("coco", "voc", "yolo", "masks"), help="layout to write")
+    _command(commands, "models", _models, "list the models")
+    demo = _command(commands, "demo", _demo, "train, evaluate and predict on generated images, a few minutes on a CPU")
+    demo.add_argument("--out", default="demo", help="folder for runs and pictures (default: %(default)s)")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", required=True, help="checkpoint: best.safetensors, last.pt, or shipped weights' name"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic")
+    parser.add_argument("--tile", type=_positive, help="segmentation: cut large images into squares of this side")
+    parser.add_argument("--tta", action="store_true", help="segmentation: average over flips and scales")
+    parser.add_argument("--iou", type=_share, help="IoU above which the lower-scored of two boxes is dropped")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("--data", required=True, help="data set, as for train")
+    parser.add_argument("--split", default="val", help="split to evaluate on (default: %(default)s)")
+    parser.add_argument("--out", help="folder for metrics.json, results.md, predictions; must not exist")
+    parser.add_argument("--batch-size", type=_positive, default=16, help="images at once (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")
+    parser.add_argument("--max-detections", type=_positive, default=100, help="of an image (default: %(default)s)")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="image, folder, glob, video or camera number")
+    parser.add_argument("--out", required=True, help="folder for pictures, videos, predictions.json; must not exist")
+    parser.add_argument("--score", type=_share, default=0.3, help="lowest score that is shown (default: %(default)s)")
+    parser.add_argument("--max-detections", type=_positive, help="of an image; default: the model's own")
+    parser.add_argument("--max-frames", type=_positive, help="end a video or camera after this many frames")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 1")
+    return value
+
+
+def _version() -> str:
+    from vision import __version__
+
+    return f"vision {__version__}"
+
+
+def _log_to_stderr() -> None:
+    """Messages of the package on stderr, above a progress bar; other processes than the first one only warn."""
+    logger = logging.getLogger("vision")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.emit = _emit  # type: ignore[method-assign]
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.propagate = False
+
+
+def _emit(record: logging.LogRecord) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit code; errors are one line on stderr unless --debug is given."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    _log_to_stderr()
+    try:
+        if arguments[:1] == ["train"]:
+            return _train([argument for argument in arguments[1:] if argument != "--debug"])
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("stopped; a training run goes on with --resume", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"vision: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except Exception as error:
+        if debug:
+            raise
+        print(f"vision: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
