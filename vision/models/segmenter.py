@@ -21,8 +21,8 @@ DEFAULT_LOSS = "ce+dice"
 def logit_channels(classes: ClassMap, mode: str) -> int:
     """How many logits a pixel has in `mode`: one a class, or one alone in "binary" mode. ValueError when they disagree.
 
-    "binary" tells the second of two classes from the first by one logit; with a single class it is that class against
-    everything else.
+    "binary" tells label 1 from label 0 by one logit, be they two classes or the absence and presence of one; so does
+    every mode when there is a single class.
     """
     if mode not in MODES:
         raise ValueError(f"segmentation mode {mode!r} is not known; choose one of: {', '.join(MODES)}")
@@ -109,31 +109,32 @@ class Segmenter(VisionModel):
     ) -> list[Segmentation]:
         """One Segmentation an image, cropped to its height and width in `sizes` (B, 2) (None: not cropped).
 
-        With `scores` (always in "multilabel" mode) the class probabilities come too, two rows in "binary" mode of two
-        classes. Multi-label: each pixel has the label of its most probable class, 255 where none reaches the threshold.
+        With `scores` (always in "multilabel" mode) the class probabilities come too. One logit a pixel ("binary", or a
+        single class): label 1 where its probability exceeds the threshold, else 0. Multi-label: the label of the most
+        probable class, 255 where none exceeds the threshold.
         """
-        logits = outputs.logits
-        if self.mode == "multiclass":
-            labels = logits.argmax(1)
-            probability = logits.softmax(1) if scores else None
-        elif self.mode == "binary":
-            probability = logits.sigmoid()
-            found = probability[:, 0] > score_threshold
-            labels = found.long() if len(self.classes) == 2 else torch.where(found, 0, 255)
-            if len(self.classes) == 2:
-                probability = torch.cat([1 - probability, probability], dim=1)
-            probability = probability if scores else None
-        else:
-            probability = logits.sigmoid()
-            best, labels = probability.max(1)
-            labels = torch.where(best > score_threshold, labels, 255)
-        frames = [tuple(logits.shape[-2:])] * len(labels) if sizes is None else sizes.tolist()
+        labels, probability = self._read(outputs.logits, score_threshold, scores or self.mode == "multilabel")
+        frames = [tuple(labels.shape[-2:])] * len(labels) if sizes is None else sizes.tolist()
         return [
             Segmentation(
                 labels[i, :height, :width], None if probability is None else probability[i, :, :height, :width]
             )
             for i, (height, width) in enumerate(frames)
         ]
+
+    def _read(self, logits: Tensor, threshold: float, scores: bool) -> tuple[Tensor, Tensor | None]:
+        """Labels (B, H, W) and, when `scores`, the probability of every class (B, C, H, W)."""
+        if self.mode == "multilabel":
+            probability = logits.sigmoid()
+            best, labels = probability.max(1)
+            return torch.where(best > threshold, labels, 255), probability
+        if logits.shape[1] > 1:
+            return logits.argmax(1), logits.softmax(1) if scores else None
+        probability = logits.sigmoid()
+        labels = (probability[:, 0] > threshold).long()
+        if len(self.classes) == 2:
+            probability = torch.cat([1 - probability, probability], dim=1)
+        return labels, probability if scores else None
 
 
 def nearest_labels(labels: Tensor, size: Sequence[int]) -> Tensor:

@@ -204,7 +204,7 @@ def build_unet(
 ) -> UNet:
     """U-Net. `backbone` "unet" is the paper's encoder of `width` and `depth`; any other name is a backbone's.
 
-    `widths`: channels of the decoder's steps, deepest first (default: the paper's, or 256, 128, 64, 32 on a backbone,
+    `widths`: channels of the decoder's steps, deepest first (default: the paper's, or 128, 64, 48, 24 on a backbone,
     which ends at stride 2). `valid` convolutions need the paper's encoder.
     """
     if backbone == "unet":
@@ -214,7 +214,7 @@ def build_unet(
         raise ValueError(f'build_unet: valid convolutions need backbone "unet", not {backbone!r}')
     else:
         encoder = build_backbone(backbone, levels=(1, 2, 3, 4, 5), in_channels=in_channels, norm=norm)
-        widths = widths or (256, 128, 64, 32)
+        widths = widths or (128, 64, 48, 24)
     decoder = UNetDecoder(
         encoder.channels,
         logit_channels(classes, mode),
