@@ -1,7 +1,8 @@
-"""Losses on the contours of segmentations: 2-D, distance maps exact and made where the labels are.
+"""Losses on the contours of segmentations; distance maps are exact and made where the labels are.
 
-Shapes, `ignore`, absent classes and `class_weight` are as in `region.py`. Distances are in pixels of the labels. The
-distance losses grow with the size of the image: give them a small weight beside a region loss, raised over the epochs.
+The two distance losses take images (B, C, H, W) and volumes (B, C, D, H, W), the other two images. Shapes, `ignore`,
+absent classes and `class_weight` are as in `region.py`. Distances are in pixels of the labels. The distance losses
+grow with the size of the image: give them a small weight beside a region loss, raised over the epochs.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ __all__ = [
 ]
 
 
-def signed_distance(mask: Tensor) -> Tensor:
-    """Distance to the contour of `mask` (..., H, W) bool, positive outside and negative inside, float32.
+def signed_distance(mask: Tensor, dims: int = 2) -> Tensor:
+    """Distance to the contour of `mask` (..., [D,] H, W) bool, positive outside and negative inside, float32.
 
     A pixel outside has its distance to the nearest pixel inside; one inside has 1 - (distance to the nearest outside),
-    so the inner contour is 0 (as in arXiv:1812.07032's code). All 0 where the mask is empty or full.
+    so the inner contour is 0 (as in arXiv:1812.07032's code). All 0 where the mask, of `dims` dimensions, is empty or
+    full.
     """
-    some = mask.flatten(-2).any(-1) & ~mask.flatten(-2).all(-1)
-    distance = torch.where(mask, 1 - distance_transform(mask), distance_transform(~mask))
-    return torch.where(some[..., None, None], distance, 0).float()
+    spacing = (1.0,) * dims
+    distance = torch.where(mask, 1 - distance_transform(mask, spacing), distance_transform(~mask, spacing))
+    return torch.where(distance.isfinite(), distance, 0).float() * _has_contour(mask, dims)
 
 
 def boundary_loss(
@@ -48,14 +50,14 @@ def boundary_loss(
 
     Negative where a prediction is good. It does not punish a prediction that is empty: add a region loss.
     """
-    multi_class, labels = _checked("boundary_loss", logits, labels, reduction)
+    multi_class, labels = _checked("boundary_loss", logits, labels, reduction, (2, 3))
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
         slope = torch.empty_like(probability)
         present = []
         for channel in range(logits.shape[1]):  # one class at a time bounds the memory of the distance maps
             truth = truth_of(labels, channel, multi_class)
-            slope[:, channel] = signed_distance(truth)
+            slope[:, channel] = signed_distance(truth, logits.ndim - 2)
             present.append(truth.any())
         slope *= _share(labels, multi_class, ignore, slope)
         value = (probability * slope).flatten(2).sum((0, 2))
@@ -76,7 +78,7 @@ def hausdorff_distance_loss(
 
     The prediction's contour is that of p > 0.5 and held constant.
     """
-    multi_class, labels = _checked("hausdorff_distance_loss", logits, labels, reduction)
+    multi_class, labels = _checked("hausdorff_distance_loss", logits, labels, reduction, (2, 3))
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
         slope = torch.empty_like(probability)
@@ -106,10 +108,9 @@ def hausdorff_erosion_loss(
 ) -> Tensor:
     """Mean of sum_k k^power ((p - t)^2 eroded k times), k = 1 .. `erosions` (arXiv:1904.10030, eq. 10).
 
-    Thick errors cost most.
-
-    An erosion is the mean over a cross of five pixels, thresholded softly: max(0, 2 m - 1). The factor 2, which the
-    paper does not have, keeps a solid error of 1 at 1; without it nothing is left after the second erosion.
+    Thick errors cost most. An erosion is the mean over a cross of five pixels, thresholded softly: max(0, 2 m - 1).
+    The factor 2, which the paper does not have, keeps a solid error of 1 at 1; without it nothing is left after the
+    second erosion.
     """
     multi_class, labels = _checked("hausdorff_erosion_loss", logits, labels, reduction)
     probability = to_float(logits)
@@ -182,27 +183,36 @@ def border_weight_map(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0
     return 1 + torch.where(instances == 0, weight, 0)
 
 
-def _checked(name: str, logits: Tensor, labels: Tensor, reduction: str) -> tuple[bool, Tensor]:
+def _checked(
+    name: str, logits: Tensor, labels: Tensor, reduction: str, dims: tuple[int, ...] = (2,)
+) -> tuple[bool, Tensor]:
     """Whether there is one class a pixel, and the labels: (B, H, W) then, else (B, C, H, W)."""
     check_reduction(name, reduction)
-    if logits.ndim != 4:
-        raise ValueError(f"{name}: logits {tuple(logits.shape)}; expected (B, C, H, W)")
+    if logits.ndim - 2 not in dims:
+        expected = " or ".join({2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}[count] for count in dims)
+        raise ValueError(f"{name}: logits {tuple(logits.shape)}; expected {expected}")
     multi_class = check_labels(name, logits, labels)
     return multi_class, labels if multi_class else labels.reshape(logits.shape)
 
 
 def _share(labels: Tensor, multi_class: bool, ignore: int | None, like: Tensor) -> Tensor:
-    """1 / (pixels that count) where one counts, else 0: (B, 1, H, W), or (B, C, H, W) for masks, in `like`'s dtype."""
+    """1 / (pixels that count) where one counts, else 0: (B, 1, ...), or (B, C, ...) for masks, in `like`'s dtype."""
     labels = labels[:, None] if multi_class else labels
     keep = torch.ones_like(labels, dtype=like.dtype) if ignore is None else (labels != ignore).to(like.dtype)
-    return keep / keep.sum((0, 2, 3), keepdim=True).clamp(min=1)
+    return keep / keep.sum((0, *range(2, keep.ndim)), keepdim=True).clamp(min=1)
+
+
+def _has_contour(mask: Tensor, dims: int) -> Tensor:
+    """Whether masks (..., [D,] H, W) are neither empty nor full, to broadcast against them."""
+    some = mask.flatten(-dims).any(-1) & ~mask.flatten(-dims).all(-1)
+    return some.reshape(*some.shape, *[1] * dims)
 
 
 def _to_contour(mask: Tensor) -> Tensor:
-    """Each pixel's distance to the other side of the contour of `mask` (B, H, W); 0 where it is empty or full."""
-    some = mask.flatten(1).any(1) & ~mask.flatten(1).all(1)
-    distance = torch.where(mask, distance_transform(mask), distance_transform(~mask))
-    return torch.where(some[:, None, None], distance, 0)
+    """Each pixel's distance to the other side of the contour of `mask` (B, ...); 0 where it is empty or full."""
+    spacing = (1.0,) * (mask.ndim - 1)
+    distance = torch.where(mask, distance_transform(mask, spacing), distance_transform(~mask, spacing))
+    return torch.where(_has_contour(mask, mask.ndim - 1), distance, 0).float()
 
 
 def _contour(mass: Tensor, counts: Tensor, width: int) -> Tensor:
