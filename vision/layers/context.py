@@ -41,7 +41,7 @@ class AtrousConv(nn.Conv2d):
         columns = slice(1, 2) if rate >= x.shape[-1] else slice(None)
         weight = self.weight[:, :, rows, columns]
         padding = tuple(rate if side == 3 else 0 for side in weight.shape[-2:])
-        return F.conv2d(x, weight, None, 1, padding, rate, self.groups)
+        return F.conv2d(x, weight, self.bias, 1, padding, rate, self.groups)
 
 
 class SeparableConv(nn.Sequential):
