@@ -22,15 +22,20 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         with open(partial, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            _sync(file)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
         with contextlib.suppress(OSError):
             partial.unlink()
         kept = "; the previous file is untouched" if path.exists() else ""
-        raise OSError(f"could not write {path}: {error}{kept}. Free some space or choose another folder") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"could not write {path}: {reason}{kept}. Free some space or choose another folder") from error
     _sync_folder(path.parent)
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

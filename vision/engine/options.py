@@ -61,6 +61,7 @@ def train_parser() -> Any:
         usage="vision train --model NAME --data DATA --out DIR [options]",
         description="Train a model. Order of settings: defaults < recipe < --config file < command line.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument(

@@ -1,0 +1,119 @@
+"""Settings: their order, their checks, their help."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from vision.engine.config import EmaConfig, TrainConfig
+from vision.engine.options import (
+    config_from_dict,
+    field_help,
+    merge,
+    read_config,
+    read_recipe,
+    recipe_names,
+    settings,
+    train_parser,
+)
+
+
+def test_every_setting_is_explained():
+    for name in ("optim", "schedule", "ema", "sampling", "augment"):
+        cls = type(getattr(TrainConfig(), name))
+        missing = {field.name for field in dataclasses.fields(cls)} - set(field_help(cls))
+        assert not missing, f"{cls.__name__} does not explain {missing}"
+    nested = {"optim", "schedule", "ema", "sampling", "augment"}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} - set(field_help(TrainConfig)) == nested
+
+
+def test_order_is_defaults_recipe_file_command_line(tmp_path):
+    recipe, file = tmp_path / "recipe.yaml", tmp_path / "file.yaml"
+    recipe.write_text("batch_size: 5\nepochs: 6\noptim: {lr: 0.5, momentum: 0.5}\n")
+    file.write_text("epochs: 7\noptim: {lr: 0.25}\n")
+    config = read_config(["--model", "unet", "--recipe", str(recipe), "--config", str(file), "--optim.lr", "0.125"])
+    assert (config.batch_size, config.epochs) == (5, 7)  # recipe; file over recipe
+    assert (config.optim.lr, config.optim.momentum) == (0.125, 0.5)  # command line over both; untouched from the recipe
+    assert config.schedule.name == read_recipe("segmentation")["schedule"]["name"]
+    assert config.seed == TrainConfig.seed
+
+
+def test_the_same_from_python(tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text("epochs: 7\n")
+    config = settings({"model": "unet", "config": str(file), "image_size": [240, 320], "optim": {"lr": 0.1}})
+    assert (config.epochs, config.image_size, config.input_size, config.optim.lr) == (7, (240, 320), (240, 320), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--epochs", "0"], ["epochs", "1 or more"]),
+        (["--epochs", "many"], ["epochs", "many"]),
+        (["--optim.lr", "-1"], ["optim.lr", "more than 0"]),
+        (["--optim.name", "adamm"], ["optim.name", "adamw"]),
+        (["--optim.rate", "1"], ["optim.rate", "optim.lr"]),
+        (["--epoch", "3"], ["epoch", "epochs"]),
+        (["--precision", "fp8"], ["precision", "bf16"]),
+        (["--ema.decay", "1.5"], ["ema.decay", "1"]),
+        (["--augment.mosaic", "2"], ["mosaic", "0 to 1"]),
+        (["--image-size", "4"], ["image_size", "16 to 8192"]),
+        (["--epochs", "3", "--cpu-seconds", "9"], ["epochs", "cpu_seconds"]),
+        (["--recipe", "nothing"], ["nothing", "detection", "segmentation"]),
+        (["--config", "absent.yaml"], ["absent.yaml"]),
+        (["--model", "yolo_zz"], ["yolo_zz", "yolo_n"]),
+    ],
+)
+def test_what_is_refused_is_named_with_what_is_allowed(arguments, named):
+    with pytest.raises(ValueError, match=r".") as error:
+        read_config(arguments)
+    for word in named:
+        assert word in str(error.value), f"{error.value} does not say {word}"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("epochs: [", "YAML"), ("- 1", "list"), ("optimm: {lr: 1}", "optimm"), ("optim: {lrr: 1}", r"optim\.lrr")],
+)
+def test_a_bad_file_is_named(tmp_path, text, named):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=named):
+        settings({"config": str(path)})
+
+
+def test_what_is_written_is_read_back():
+    config = settings(
+        {"model": "unet", "image_size": [64, 96], "multi_scale": [0.5, 1.5], "optim": {"betas": [0.8, 0.9]}}
+    )
+    again = config_from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())))
+    assert again == config
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid(name):
+    config_from_dict(merge(TrainConfig().to_dict(), read_recipe(name)))
+
+
+def test_dashes_and_underscores_are_the_same():
+    for flag in ("--batch-size", "--batch_size"):
+        assert read_config(["--model", "unet", flag, "3"]).batch_size == 3
+
+
+def test_free_form_settings():
+    config = read_config(["--model", "unet", "--model_options.base_width", "8", "--loss.cross_entropy", "0.5"])
+    assert config.model_options == {"base_width": 8}
+    assert config.loss == {"cross_entropy": 0.5}
+
+
+def test_the_average_spans_a_share_of_the_run():
+    assert EmaConfig().over(1000) == (1 - 1 / 50, 50.0)  # 5 % of 1000 steps
+    assert EmaConfig().over(10**7)[0] == 0.9998
+    assert EmaConfig(decay=0.9, warmup=7).over(1000) == (0.9, 7)
+
+
+def test_help_shows_every_setting(capsys):
+    train_parser().print_help()
+    text = capsys.readouterr().out
+    for name in ("--batch-size", "--optim.lr", "--schedule.name", "--augment.mosaic", "--resume", "--cpu-seconds"):
+        assert name in text

@@ -1,0 +1,186 @@
+"""A run that was stopped, politely or not, goes on as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import vision
+from vision.engine import files, state
+from vision.engine import trainer as trainer_module
+from vision.engine.checkpoint import read_state
+
+AUGMENTED = {"augment": {"flip_horizontal": 0.5, "scale": [0.5, 1.5], "hue": 0.1, "mosaic": 0.5}, "plain_share": 0.4}
+
+
+def assert_same_state(first, second):
+    """Weights, average, optimiser, schedule, position: bit for bit; the seconds that it took may differ."""
+    first, second = (read_state(folder / "last.pt") for folder in (first, second))
+    first.pop("spending"), second.pop("spending")
+    assert_equal(first, second, "state")
+
+
+def assert_equal(first, second, where):
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second)):
+            assert_equal(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, f"{where}: {first} and {second}"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_two_and_two_epochs_are_four(tiny, optimizer):
+    settings = {"optim": {"name": optimizer}, "validate_every": 2, **AUGMENTED}
+    whole = vision.train(**tiny("whole", **settings))
+    parts = vision.train(**tiny("parts", **settings, stop_after_epochs=2))
+    assert parts.epochs == 2
+    parts = vision.train(out=str(parts.folder), resume=True, stop_after_epochs=2)
+    assert_same_state(whole.folder, parts.folder)
+    assert whole.weights.read_bytes() == parts.weights.read_bytes()
+    steps = [json.loads(line)["step"] for line in (parts.folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8]
+
+
+def stop_at(monkeypatch, step):
+    """Ctrl-C while optimiser step `step` is computed."""
+    original = trainer_module.TrainStep.forward
+    calls = [0]
+
+    def forward(self, images, targets):
+        calls[0] += 1
+        if calls[0] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, images, targets)
+
+    monkeypatch.setattr(trainer_module.TrainStep, "forward", forward)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_within_an_epoch_loses_nothing(tiny, monkeypatch, workers):
+    settings = {"epochs": 2, "batch_size": 2, "val_split": None, "workers": workers, **AUGMENTED}  # 4 steps an epoch
+    whole = vision.train(**tiny("whole", **settings))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            vision.train(**tiny("parts", **settings))
+    folder = whole.folder.parent / "parts"
+    assert read_state(folder / "last.pt")["progress"]["step"] == 6  # the step in progress was finished
+    parts = vision.train(out=str(folder), resume=True)
+    assert_same_state(whole.folder, parts.folder)
+
+
+def test_a_finished_run_stays_finished(tiny):
+    first = vision.train(**tiny(epochs=1))
+    before = read_state(first.folder / "last.pt")["model"]
+    again = vision.train(out=str(first.folder), resume=True)
+    assert again.steps == first.steps
+    assert_equal(before, read_state(again.folder / "last.pt")["model"], "model")
+
+
+def test_what_would_make_it_another_run_is_refused(tiny, tmp_path):
+    folder = vision.train(**tiny(epochs=2, stop_after_epochs=1, val_split=None)).folder
+    for given, named in (({"model": "yolo_n"}, "model"), ({"optim": {"lr": 9.0}}, "optim"), ({"epochs": 9}, "epochs")):
+        with pytest.raises(ValueError, match=rf"resume: {named} = .*was started with"):
+            vision.train(out=str(folder), resume=True, **given)
+    with pytest.raises(ValueError, match=r"config\.yaml is not there"):
+        vision.train(out=str(tmp_path / "absent"), resume=True)
+    (folder / "last.pt").unlink()
+    with pytest.raises(ValueError, match="stopped before its first checkpoint"):
+        vision.train(out=str(folder), resume=True)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tiny, monkeypatch):
+    whole = vision.train(**tiny("whole", val_split=None))
+    saved, full = [0], OSError(28, "No space left on device")
+    original = files._sync
+
+    def sync(file):
+        saved[0] += "last.pt" in file.name
+        if saved[0] > 2:
+            raise full
+        original(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync", sync)
+        with pytest.raises(OSError, match=r"last\.pt.*No space left on device.*previous file is untouched"):
+            vision.train(**tiny("parts", val_split=None))
+    folder = whole.folder.parent / "parts"
+    assert read_state(folder / "last.pt")["progress"]["epoch"] == 2
+    assert not list(folder.glob(".*"))
+    assert_same_state(whole.folder, vision.train(out=str(folder), resume=True).folder)
+
+
+CHILD = """
+import sys, vision
+vision.train(**eval(sys.argv[1]))
+"""
+
+
+def start(settings):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, repr(settings)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def killed_run(settings, folder, kills, draw):
+    """Starts the run, kills it at random moments after its first checkpoint, resumes it, and lets it end."""
+    child = start(settings)
+    for _ in range(kills):
+        before = (folder / "last.pt").stat().st_mtime_ns if (folder / "last.pt").exists() else None
+        while child.poll() is None:
+            now = (folder / "last.pt").stat().st_mtime_ns if (folder / "last.pt").exists() else None
+            if now != before:
+                break
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.3))
+        child.kill()
+        child.wait()
+        read_state(folder / "last.pt")  # whole, whatever the moment
+        child = start({"out": settings["out"], "resume": True})
+    assert child.wait(timeout=300) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_sigkill_at_random_moments(tiny, seed):
+    settings = {"epochs": 60, "val_split": None, **AUGMENTED}
+    whole = vision.train(**tiny("whole", **settings))
+    folder = whole.folder.parent / "parts"
+    killed_run(tiny("parts", **settings), folder, 5, random.Random(seed))
+    assert_same_state(whole.folder, folder)
+
+
+def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
+    # the child writes states of 4 MB over and over; each of 8 kills falls somewhere into it
+    path, draw = tmp_path / "last.pt", random.Random(0)
+    read_end, write_end = os.pipe()
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            while True:
+                number = float(time.monotonic())
+                state.save_state(path, {"a": torch.full((1 << 20,), number, dtype=torch.float32)})
+                os.write(write_end, b".")
+        os.read(read_end, 1)  # one at least is written
+        time.sleep(draw.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        values = read_state(path)["a"]
+        assert values.shape == (1 << 20,)
+        assert (values == values[0]).all()

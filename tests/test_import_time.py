@@ -1,0 +1,43 @@
+"""Importing costs little: `import vision` no more than torchvision, help nothing of either."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "cv2", "numpy", "accelerate", "albumentations", "tensorboard", "pycocotools", "scipy")
+
+
+def cpu_seconds(statement):
+    """CPU seconds of a new process that runs `statement`; the best of two, the first may pay for cold files."""
+    code = f"import time; {statement}; print(time.process_time())"
+    return min(float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(2))
+
+
+def loaded(statement):
+    """Which of HEAVY are imported after `statement` in a new process."""
+    code = f"import sys; {statement}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1].split())
+
+
+def test_import_vision_costs_no_more_than_torchvision():
+    assert cpu_seconds("import vision, vision.models, vision.structures") <= cpu_seconds("import torchvision") + 0.3
+
+
+@pytest.mark.parametrize("command", ["", "'train'", "'evaluate'", "'predict'", "'check'"])
+def test_help_imports_nothing_heavy(command):
+    statement = (
+        f"from vision.cli import main\ntry: main([{command}{',' if command else ''} '--help'])\nexcept SystemExit: 0\n"
+    )
+    assert loaded(f"exec({statement!r})") == set()
+
+
+def test_import_vision_imports_nothing_heavy():
+    assert loaded("import vision") == set()
+
+
+def test_everything_declared_is_there():
+    import vision
+
+    for name in vision.__all__:
+        assert getattr(vision, name) is not None
