@@ -17,13 +17,16 @@ from vision.engine.settings import ScheduleConfig
 __all__ = ["SCHEDULES", "Schedule", "ScheduleConfig", "build_schedule"]
 
 
-def build_schedule(config: ScheduleConfig, total_steps: int) -> Schedule:
-    """The schedule that `config` describes for a run of `total_steps` optimiser steps."""
+def build_schedule(config: ScheduleConfig, total_steps: int, *, hold: tuple[float, float] | None = None) -> Schedule:
+    """The schedule that `config` describes for a run of `total_steps` optimiser steps.
+
+    `hold` = (share of the run, factor): from there on the factor is constant (stochastic weight averaging).
+    """
     if config.name not in SCHEDULES:
         raise ValueError(f"schedule.name = {config.name!r} is not known; choose one of: {', '.join(SCHEDULES)}")
     if total_steps < 1:
         raise ValueError(f"build_schedule: {total_steps} steps; a run has at least one")
-    return Schedule(config, total_steps)
+    return Schedule(config, total_steps, hold)
 
 
 class Schedule:
@@ -32,8 +35,10 @@ class Schedule:
     `state_dict` holds what cannot be computed from the step: plateau's drops so far.
     """
 
-    def __init__(self, config: ScheduleConfig, total_steps: int):
+    def __init__(self, config: ScheduleConfig, total_steps: int, hold: tuple[float, float] | None = None):
         self.config = config
+        self._held_from = math.inf if hold is None else hold[0] * total_steps
+        self._held = 1.0 if hold is None else hold[1]
         self.total_steps = total_steps
         self.warmup = 0 if config.name == "one_cycle" else min(_length(config.warmup, total_steps), total_steps - 1)
         self._curve = SCHEDULES[config.name]
@@ -41,6 +46,8 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by in optimiser step `step`, counted from 0."""
+        if step >= self._held_from:
+            return self._held
         if step < self.warmup:
             start = self.config.warmup_start
             return start + (1 - start) * step / self.warmup

@@ -1,4 +1,4 @@
-"""The settings of optimiser and schedule: typed, each field explained below it. No torch is imported here."""
+"""The settings of the training toolbox: typed, each field explained below it. No torch is imported here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["OptimConfig", "ScheduleConfig", "check_range"]
+__all__ = ["BatchGrowthConfig", "OptimConfig", "RegularizeConfig", "ScheduleConfig", "SwaConfig", "check_range"]
 
 
 def check_range(where: str, value: Any, allowed: str, is_allowed: Callable[[Any], bool]) -> None:
@@ -113,3 +113,78 @@ class ScheduleConfig:
         check_range("schedule.milestones", self.milestones, "more than 0", lambda all_: all(m > 0 for m in all_))
         if self.cycle_momentum is not None:
             self.cycle_momentum = tuple(self.cycle_momentum)
+
+
+@dataclass
+class RegularizeConfig:
+    """What keeps a network from learning its training images by heart, beside weight decay and augmentation."""
+
+    l1: float = 0.0
+    """Strength of the L1 penalty on weights (not norms and biases), by soft thresholding after each step"""
+    activity: float = 0.0
+    """Strength of the penalty on the mean size of the backbone's features"""
+    activity_kind: Literal["l1", "l2"] = "l2"
+    """Size of a feature: its absolute value or its square"""
+    constraint: Literal["none", "max_norm", "unit_norm"] = "none"
+    """Norm of each filter after each step: at most max_norm, or 1"""
+    max_norm: float = 3.0
+    """Largest norm of a filter under max_norm"""
+    dropout: float = 0.0
+    """Share of the backbone's features that is dropped"""
+    dropout_kind: Literal["element", "channel", "block"] = "channel"
+    """What is dropped together: nothing, whole channels (spatial dropout), squares (DropBlock)"""
+    block_size: int = 7
+    """Side of DropBlock's squares in pixels of the feature map"""
+    input_noise: float = 0.0
+    """Standard deviation of noise on the normalised images"""
+    weight_noise: float = 0.0
+    """Standard deviation of noise on the weights in each step, relative to their own root mean square"""
+    clip_value: float | None = None
+    """Largest absolute value of each gradient; default: no limit"""
+    batch_norm_images: int | None = None
+    """Training images from which the kept model's batch-norm statistics are estimated anew before each validation;
+    default: 512 under swa, else 0"""
+
+    def __post_init__(self) -> None:
+        for name in ("l1", "activity", "input_noise", "weight_noise", "batch_norm_images"):
+            check_range(f"regularize.{name}", getattr(self, name), "0 or more", lambda value: value >= 0)
+        for name in ("max_norm", "clip_value"):
+            check_range(f"regularize.{name}", getattr(self, name), "more than 0", lambda value: value > 0)
+        check_range("regularize.dropout", self.dropout, "0 up to, not including, 1", lambda value: 0 <= value < 1)
+        check_range("regularize.block_size", self.block_size, "1 or more", lambda value: value >= 1)
+
+
+@dataclass
+class SwaConfig:
+    """Stochastic weight averaging: the plain mean of the weights of the run's last part (arXiv:1803.05407)."""
+
+    start: float | None = None
+    """Share of the run after which averaging begins, as 0.75; default: never"""
+    lr: float = 0.1
+    """Constant factor of `optim.lr` from there on"""
+    every: int | None = None
+    """Steps between two weights that enter the mean; default: an epoch"""
+
+    def __post_init__(self) -> None:
+        check_range("swa.start", self.start, "0 up to, not including, 1", lambda value: 0 <= value < 1)
+        check_range("swa.lr", self.lr, "more than 0", lambda value: value > 0)
+        check_range("swa.every", self.every, "1 or more", lambda value: value >= 1)
+
+
+@dataclass
+class BatchGrowthConfig:
+    """A batch that grows over the run, by accumulating more gradients (arXiv:1711.00489)."""
+
+    at: list[float] = field(default_factory=list)
+    """Shares of the epochs after which the batch grows, as [0.3, 0.6]; default: never"""
+    factor: int = 2
+    """How many times larger it becomes each time"""
+    rule: Literal["none", "sqrt", "linear"] = "none"
+    """Learning rate of a batch k times the first: unchanged (the growth stands for a decay), sqrt k, or k times"""
+
+    def __post_init__(self) -> None:
+        self.at = sorted(self.at)
+        check_range(
+            "batch_growth.at", self.at, "between 0 and 1", lambda shares: all(0 < share < 1 for share in shares)
+        )
+        check_range("batch_growth.factor", self.factor, "2 or more", lambda value: value >= 2)

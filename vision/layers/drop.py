@@ -1,0 +1,41 @@
+"""Dropping parts of feature maps while training, by name."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.ops import drop_block2d
+
+__all__ = ["DROPS", "DropBlock", "build_drop"]
+
+DROPS = ("element", "channel", "block")
+
+
+class DropBlock(nn.Module):
+    """Squares of `block_size` pixels of (B, C, H, W) set to 0, the rest scaled to the same sum (arXiv:1810.12890).
+
+    A map smaller than a square loses its largest possible square. Nothing happens in evaluation.
+    """
+
+    def __init__(self, rate: float, block_size: int = 7):
+        super().__init__()
+        self.rate, self.block_size = rate, block_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return drop_block2d(x, self.rate, self.block_size, training=self.training)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, block_size={self.block_size}"
+
+
+def build_drop(kind: str, rate: float, *, block_size: int = 7) -> nn.Module:
+    """A layer that drops the share `rate` of single values ("element", JMLR 15, 2014), of channels ("channel": spatial
+    dropout, arXiv:1411.4280) or of the area in squares ("block"). ValueError lists the known kinds."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"build_drop: rate {rate}; expected 0 up to, not including, 1")
+    if kind == "element":
+        return nn.Dropout(rate)
+    if kind == "channel":
+        return nn.Dropout2d(rate)
+    if kind == "block":
+        return DropBlock(rate, block_size)
+    raise ValueError(f"drop {kind!r} is not known; choose one of: {', '.join(DROPS)}")
