@@ -11,7 +11,6 @@ _WHERE = {
     "Dataset": "vision.data.dataset",
     "Problem": "vision.data.problem",
     "check_dataset": "vision.data.check",
-    "convert": "vision.data.convert",
     "image_size": "vision.data.image",
     "open_dataset": "vision.data.source",
     "read_image": "vision.data.image",

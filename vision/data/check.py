@@ -30,7 +30,7 @@ from vision.data.card import Card
 from vision.data.dataset import Dataset
 from vision.data.image import image_size, read_index_mask
 from vision.data.problem import DataError, Problem
-from vision.data.source import find_card, open_dataset, read_split, split_name
+from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
 
 __all__ = ["CheckReport", "check_dataset", "inspect_dataset", "main_check", "report"]
 
@@ -96,9 +96,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         return found
     card = find_card(data)
     images: dict[str, set[str]] = {}
-    for name in [split_name(card, split, data)] if split else card.splits:
-        if _not_there(card, name) and not split:
-            continue
+    for name in [split_name(card, split, data)] if split else splits_present(card):
         for task in _views(card, name):
             try:
                 dataset = read_split(card, name, task)
@@ -121,13 +119,6 @@ def _views(card: Card, split: str) -> list[str | None]:
     if card.format == "voc":
         return [task for task, key in (("detection", "list"), ("semantic", "segmentation_list")) if key in keys]
     return [None]
-
-
-def _not_there(card: Card, split: str) -> bool:
-    """A split that a built-in card names and this copy of the data set does not have (CamVid without test)."""
-    keys = ("list", "images", "annotations", "panoptic", "segmentation_list")
-    paths = [card.root / card.splits[split][key] for key in keys if isinstance(card.splits[split].get(key), str | Path)]
-    return len(card.splits) > 1 and bool(paths) and not any(path.exists() for path in paths)
 
 
 def _inspect_split(dataset: Dataset, found: CheckReport, decode: bool) -> None:

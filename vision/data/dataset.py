@@ -134,7 +134,7 @@ class Dataset:
         `masks` and `semantic` ask for those fields (ValueError when the data set has none). `as_written` gives all
         objects with the boxes of the files: for figures that have to equal another tool's.
         """
-        rows, size = self._rows(index, as_written), self.size(index)
+        rows, size = self.target_rows(index, as_written), self.size(index)
         notes = self.annotations
         boxes = notes.boxes[rows]
         if not as_written:
@@ -157,7 +157,7 @@ class Dataset:
 
     def annotation_ids(self, index: int, *, as_written: bool = False) -> np.ndarray:
         """(N,) int64, beside the objects of `target`: annotation id, line number, or place in the file from 1."""
-        return self.annotations.object_ids[self._rows(index, as_written)]
+        return self.annotations.object_ids[self.target_rows(index, as_written)]
 
     def semantic(self, index: int) -> np.ndarray:
         """The class of each pixel (H, W), ignore = 255 (over 255 classes: int32, ignore = -1)."""
@@ -186,7 +186,7 @@ class Dataset:
     def image_labels(self, index: int) -> np.ndarray:
         """The labels (K,) int64 that occur in the image, crowds apart; of pixels where there are no objects."""
         if self.tasks & {"detection", "instance"}:
-            rows = self._rows(index, as_written=False)
+            rows = self.target_rows(index, as_written=False)
             rows = rows[(self.annotations.flags[rows] & CROWD) == 0]
             return np.unique(self.annotations.labels[rows]).astype(np.int64)
         labels = np.unique(self.semantic(index)).astype(np.int64)
@@ -204,7 +204,8 @@ class Dataset:
             total += np.bincount(labels[(labels >= 0) & (labels < count)], minlength=count)
         return total
 
-    def _rows(self, index: int, as_written: bool) -> np.ndarray:
+    def target_rows(self, index: int, as_written: bool = False) -> np.ndarray:
+        """Rows of `annotations` that are the objects of `target`, in its order."""
         rows = self.annotations.rows(index)
         left_out = STUFF if as_written else STUFF | DEGENERATE
         return rows.start + np.flatnonzero((self.annotations.flags[rows] & left_out) == 0)

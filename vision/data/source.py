@@ -17,7 +17,7 @@ from vision.data.dataset import Dataset
 from vision.data.files import read_lines, read_yaml
 from vision.data.problem import DataError
 
-__all__ = ["find_card", "open_dataset", "read_split", "split_name"]
+__all__ = ["find_card", "open_dataset", "read_split", "split_name", "splits_present"]
 
 TASKS = ("detection", "instance", "semantic", "panoptic")
 SPLIT_WORDS = {
@@ -84,6 +84,17 @@ def split_name(card: Card, split: str | None, data: str | Path = "") -> str:
         if name in card.splits:
             return name
     raise DataError(f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}")
+
+
+def splits_present(card: Card) -> list[str]:
+    """The card's splits without those of which this copy of the data set has no file (CamVid without test)."""
+    keys = ("list", "images", "annotations", "panoptic", "segmentation_list")
+    present = []
+    for split, entry in card.splits.items():
+        paths = [card.root / entry[key] for key in keys if isinstance(entry.get(key), str | Path)]
+        if not paths or any(path.exists() for path in paths):
+            present.append(split)
+    return present or list(card.splits)
 
 
 def find_card(data: str | Path) -> Card:

@@ -162,7 +162,7 @@ def _read_boxes(card: Card, split: str) -> Dataset:
 
 def _read_masks(card: Card, split: str, instances: bool) -> Dataset:
     layout = _Layout(card)
-    names = card.classes.names if card.classes is not None else VOC_CLASSES  # a palette index says nothing by itself
+    names = card.classes.names if card.classes is not None else VOC_CLASSES  # a palette index has no name by itself
     stems = layout.stems(card.entry(split, "segmentation_list"))
     images = [layout.image(stem) for stem in stems]
     class_paths = [str(layout.root / "SegmentationClass" / f"{stem}.png") for stem in stems]

@@ -114,10 +114,17 @@ def _label_lines(path: str) -> Iterator[tuple[int, str]]:
 def _orphans(images: list[str]) -> list[Problem]:
     """A warning for each label file, in the folders of the labels, that no image belongs to."""
     labels = {label_path(image) for image in images}
-    found = [str(path) for folder in sorted({os.path.dirname(path) for path in labels}) for path in Path(folder).glob("*.txt")]
+    found = [
+        str(path)
+        for folder in sorted({os.path.dirname(path) for path in labels})
+        for path in Path(folder).glob("*.txt")
+    ]
     lists = {"classes.txt", "train.txt", "val.txt", "test.txt"}
     lost = sorted(path for path in found if path not in labels and os.path.basename(path) not in lists)
-    return [Problem("warning", path, "", "a label file without an image", "its image; the file is left out") for path in lost]
+    return [
+        Problem("warning", path, "", "a label file without an image", "its image; the file is left out")
+        for path in lost
+    ]
 
 
 def _add_line(

@@ -1,0 +1,158 @@
+"""`vision convert SRC DST --to coco|voc|yolo|masks`: a data set in another format, and what that could not express.
+
+| kept by                     | coco | voc | yolo | masks |
+|---|---|---|---|---|
+| boxes                       | yes | rounded to whole pixels | to 6 digits of the image's size | no |
+| instance masks, holes       | yes | yes, where they do not overlap | yes, joined into one outline | painted over one another |
+| crowds                      | yes | as `difficult`; their pixels are ignored | left out | pixels ignored |
+| `difficult`, `truncated`    | as further keys | yes | no | no |
+| category ids                | yes | no | no | no |
+| stuff of panoptic data      | no | no | no | yes |
+Whatever is not kept is counted in the report. Objects without an area are left out and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vision.data.dataset import Dataset
+from vision.data.pack import DEGENERATE, STUFF
+from vision.data.problem import DataError
+from vision.data.source import find_card, open_dataset, split_name, splits_present
+
+__all__ = ["ConversionReport", "convert"]
+
+FORMATS = ("coco", "voc", "yolo", "masks")
+STANDARD_SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class ConversionReport:
+    """What was written: images and objects of each split, and what the format could not express, with its count."""
+
+    destination: Path
+    format: str
+    splits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    losses: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        lines = [f"{self.destination} ({self.format})"]
+        lines += [f"  {split}: {images} images, {objects} objects" for split, (images, objects) in self.splits.items()]
+        lines += [f"  not kept: {count} x {what}" for what, count in self.losses.items()]
+        return "\n".join(lines)
+
+
+@dataclass
+class ImageFiles:
+    """Lays images into the new data set under names of their own; `link` makes a hard link where that is possible."""
+
+    copy: str
+    placed: dict[tuple[Path, str], str] = field(default_factory=dict)
+
+    def place(self, source: Path, folder: Path) -> str:
+        """The name of the image in `folder`; images of the same name get a number."""
+        name, number = source.name, 2
+        while self.placed.get((folder, name), str(source)) != str(source):
+            name, number = f"{source.stem}_{number}{source.suffix}", number + 1
+        if (folder, name) not in self.placed:
+            self.placed[folder, name] = str(source)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lay(source, folder / name)
+        return name
+
+    def _lay(self, source: Path, target: Path) -> None:
+        if self.copy == "link":
+            try:
+                os.link(source.resolve(), target)
+                return
+            except OSError:
+                pass  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: str,
+    split: str | None = None,
+    copy: str = "link",
+    task: str | None = None,
+) -> ConversionReport:
+    """Writes `source` (as for `open_dataset`) to the new folder `destination` in the format `to`.
+
+    split: one split (default: train, val and test, as far as there are any) · copy: "link" or "copy" the image files ·
+    task: "detection" leaves instance masks behind, "semantic" takes the semantic masks where there are several kinds.
+    The folder appears when it is complete, or not at all. DataError when it exists, or the source cannot be expressed.
+    """
+    destination = Path(destination)
+    if to not in FORMATS:
+        raise DataError(f"convert: format {to!r}; expected one of {', '.join(FORMATS)}")
+    if copy not in ("link", "copy"):
+        raise DataError(f"convert: copy {copy!r}; expected link or copy")
+    if destination.exists():
+        raise DataError(f"{destination}: exists already and is left as it is; give the name of a new folder")
+    datasets = _open_splits(source, split, to, task)
+    partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    report = ConversionReport(destination, to)
+    try:
+        _write(datasets, partial, to, ImageFiles(copy), report)
+        partial.rename(destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return report
+
+
+def _open_splits(source: str | Path, split: str | None, to: str, task: str | None) -> dict[str, Dataset]:
+    if str(source).partition(":")[0] == "shapes" and not Path(source).exists():
+        raise DataError(f"{source}: a generated data set without files; convert one that lies on disk")
+    card = find_card(source)
+    names = [split_name(card, split, source)] if split else splits_present(card)
+    names = [name for name in names if name in STANDARD_SPLITS] or names
+    if to == "masks" and task is None:
+        task = _mask_task(source, names[0])
+    datasets = {name: open_dataset(source, name, task) for name in names}
+    if task == "detection":
+        for dataset in datasets.values():
+            dataset.tasks = frozenset({"detection"})
+    tasks = next(iter(datasets.values())).tasks
+    if to == "masks" and not tasks & {"semantic", "instance"}:
+        raise DataError(f"{source}: boxes alone; masks need semantic or instance masks")
+    if to != "masks" and "detection" not in tasks:
+        raise DataError(f"{source}: semantic masks without objects, which {to} cannot express; convert to masks")
+    return datasets
+
+
+def _mask_task(source: str | Path, split: str) -> str | None:
+    """Semantic masks where the data set has some, else instance masks, else nothing in particular."""
+    for task in ("semantic", "instance"):
+        try:
+            open_dataset(source, split, task)
+            return task
+        except DataError:
+            continue
+    return None
+
+
+def _write(datasets: dict[str, Dataset], root: Path, to: str, images: ImageFiles, report: ConversionReport) -> None:
+    from vision.data.write_masks import write_masks
+    from vision.data.write_objects import write_coco, write_voc, write_yolo
+
+    writer = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "masks": write_masks}[to]
+    for split, dataset in datasets.items():
+        objects = sum(len(dataset.target(index)) for index in range(len(dataset)))
+        report.splits[split] = (len(dataset), objects)
+        flags = dataset.annotations.flags
+        without_area = int(((flags & DEGENERATE) > 0).sum())
+        if without_area:
+            report.losses["object without an area, or outside of its image (`vision check` names them)"] += without_area
+        if (flags & STUFF).any() and to != "masks":
+            report.losses[f"stuff segment, which {to} cannot express"] += int(((flags & STUFF) > 0).sum())
+        if to != "coco" and dataset.classes.ids != tuple(range(len(dataset.classes))):
+            report.losses[f"category id (split {split}): {to} numbers classes from 0"] += len(dataset.classes)
+        writer(dataset, split, root, images, report.losses)
