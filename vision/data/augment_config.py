@@ -31,7 +31,7 @@ class AugmentConfig:
     aspect: float = 1.0
     """Width over height changes by a factor between 1 / aspect and aspect."""
     keep_objects: bool = True
-    """Draws a crop again (up to 10 times) when it shows no object of an image that has some."""
+    """Draws a crop again, around an object, when it would show none of an image that has some."""
     min_visible: float = 0.15
     """An object is dropped when less than this share of its box is left by a crop (a crowd: when nothing is)."""
     min_side: float = 1.0

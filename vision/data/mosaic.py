@@ -19,11 +19,13 @@ def random_window(
     region: tuple[int, int, int, int],
     scale: tuple[float, float],
     random: np.random.Generator,
+    focus: tuple[float, float] | None = None,
 ) -> Window:
     """A window that puts an image of `source` = (height, width), scaled by about `scale` = (y, x), into `region`.
 
-    A side that is shorter than the region lies anywhere within it; of a longer one a random stretch is cut out. Both
-    rectangles are whole pixels, so that the factors are off by at most half a pixel over the side.
+    A side that is shorter than the region lies anywhere within it; of a longer one a random stretch is cut out, one
+    that holds the point `focus` (y, x) if it is given. Both rectangles are whole pixels, so that the factors are off by
+    at most half a pixel over the side.
     """
     near, far, first, last = [0, 0], [0, 0], [0, 0], [0, 0]  # of the source, of the canvas; y and x
     for axis in (0, 1):
@@ -35,7 +37,10 @@ def random_window(
             last[axis] = first[axis] + length
         else:
             cut = min(source[axis], max(1, round(room / scale[axis])))
-            near[axis] = int(random.integers(source[axis] - cut + 1))
+            low, high = 0, source[axis] - cut
+            if focus is not None:
+                low, high = min(high, max(0, int(focus[axis]) - cut + 1)), max(0, min(high, int(focus[axis])))
+            near[axis] = int(random.integers(low, high + 1))
             far[axis] = near[axis] + cut
             first[axis], last[axis] = region[1 - axis], region[3 - axis]
     return Window((near[1], near[0], far[1], far[0]), (first[1], first[0], last[1], last[0]))

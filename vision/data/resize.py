@@ -134,9 +134,9 @@ def restore_detections(detections: Detections, geometry: Geometry, i: int = 0) -
     masks = detections.masks
     if masks is not None:
         # a few masks at a time: as floats at the source's resolution they are large
-        parts = [_to_source(part[None].float(), geometry, i, 0.0)[0] > 0.5 for part in masks.split(16)]
         height, width = (int(side) for side in geometry.source[i])
-        masks = torch.cat(parts) if parts else masks.new_zeros((0, height, width))
+        parts = [_to_source(part[None].float(), geometry, i, 0.0)[0] > 0.5 for part in masks.split(16) if len(part)]
+        masks = torch.cat(parts) if parts else masks.new_zeros((0, height, width), dtype=torch.bool)
     return dataclasses.replace(detections, boxes=restore_boxes(detections.boxes, geometry, i), masks=masks)
 
 

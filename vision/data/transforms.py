@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,6 @@ _NAMED = {
     "noise": ("GaussNoise", {"std_range": (0.01, 0.04), "p": 1.0}),
     "grey": ("ToGray", {"p": 1.0}),
 }
-_TRIES = 10  # crops drawn at most until one shows an object
 Another = Callable[[np.random.Generator], Sample]
 
 
@@ -108,18 +108,18 @@ class Augmentation:
     def _window(
         self, target: Target, source: tuple[int, int], random: np.random.Generator, size: tuple[int, int]
     ) -> Window:
-        """A random crop, one that shows an object if that can be had in a few tries."""
-        region = (0, 0, size[1], size[0])
-        for _ in range(_TRIES):
-            window = random_window(source, region, self._scale(source, random, size), random)
-            x0, y0, x1, y1 = window.source
-            if not self.spec.keep_objects or not len(target) or (x1 - x0, y1 - y0) == source[::-1]:
-                break
-            clipped = target.boxes.clip([x0, y0, x0, y0], [x1, y1, x1, y1])
-            seen = box_areas(clipped) / np.maximum(box_areas(target.boxes), 1e-12)
-            if self.rule.keeps(clipped * np.array(window.scale * 2), seen, target.crowd).any():
-                break
-        return window
+        """A random crop; where it would show no object of an image that has some, another around the middle of one."""
+        region, scale = (0, 0, size[1], size[0]), self._scale(source, random, size)
+        window = random_window(source, region, scale, random)
+        x0, y0, x1, y1 = window.source
+        if not self.spec.keep_objects or not len(target) or (x1 - x0, y1 - y0) == source[::-1]:
+            return window
+        clipped = target.boxes.clip([x0, y0, x0, y0], [x1, y1, x1, y1])
+        seen = box_areas(clipped) / np.maximum(box_areas(target.boxes), 1e-12)
+        if self.rule.keeps(clipped * np.array(window.scale * 2), seen, target.crowd).any():
+            return window
+        left, top, right, bottom = target.boxes[random.integers(len(target))]
+        return random_window(source, region, scale, random, ((top + bottom) / 2, (left + right) / 2))
 
     def _turned(self, sample: Sample, random: np.random.Generator) -> Sample:
         if not self.spec.quarter_turns or random.random() >= self.spec.quarter_turns:
@@ -176,7 +176,9 @@ class _Albumentations:
             min_width=rule.side, min_height=rule.side,
         )  # fmt: skip
         self._on_images = albumentations.Compose(built)
-        self._on_samples = albumentations.Compose(built, bbox_params=boxes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it warns that boxes are given to transforms of colour
+            self._on_samples = albumentations.Compose(built, bbox_params=boxes)
 
     def image(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The transformed image, for transforms of colour alone."""
