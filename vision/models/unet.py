@@ -144,6 +144,7 @@ class UNetDecoder(nn.Module):
         padding: int = 1,
         residual: bool = False,
         norm: Norm = "batch",
+        classifier_kernel: int = 1,
     ):
         super().__init__()
         skips = [*reversed(channels[:-1]), *[0] * len(widths)][: len(widths)]
@@ -161,7 +162,7 @@ class UNetDecoder(nn.Module):
             )
             for deep, skip, out in zip(deeps, skips, widths)
         )
-        self.classifier = nn.Conv2d(widths[-1], classes, 1)
+        self.classifier = nn.Conv2d(widths[-1], classes, classifier_kernel, padding=classifier_kernel // 2)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         x, skips = features[-1], list(features[:-1])
@@ -198,6 +199,7 @@ def build_unet(
     residual: bool = False,
     valid: bool = False,
     norm: Norm = "batch",
+    classifier_kernel: int = 1,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
@@ -224,6 +226,7 @@ def build_unet(
         padding=0 if valid else 1,
         residual=residual,
         norm=norm,
+        classifier_kernel=classifier_kernel,
     )
     model = UNet(classes, encoder, decoder, loss=loss, mode=mode, in_channels=in_channels)
     if valid:
