@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,11 @@ def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: A
         raise ValueError(f"model {name!r} is not known; choose one of: {', '.join(sorted(MODELS))}")
     module, builder = MODELS[name].split(":")
     build = getattr(importlib.import_module(module), builder)
+    known = inspect.signature(build).parameters
+    unknown = [option for option in options if option not in known]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        allowed = ", ".join(list(known)[1:]) or "none"
+        raise ValueError(f"model {name!r} has no option {', '.join(unknown)}; its options are: {allowed}")
     model = build(ClassMap.of(classes), **options)
     model.arguments = {"name": name, **options}
     return model
