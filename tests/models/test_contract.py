@@ -11,6 +11,8 @@ from vision.models import MODELS, TrainStep, build_model
 from vision.structures import ClassMap, Detections, Segmentation, Targets
 
 TINY_YOLO = {"depth": 0.3, "width": 0.03}
+NARROW = {"backbone_options": {"width": 0.25}}
+TINY_PYRAMID = {"backbone": "resnet18", "width": 32, "depth": 1, **NARROW}
 
 # name -> options that make it small; the classes are 3, the images about 64 px
 SMALL = {
@@ -30,6 +32,22 @@ SMALL = {
     "semantic_fpn": {"backbone": "resnet18", "width": 32, "pyramid": 16, "backbone_options": {"width": 0.25}},
     "unet": {"width": 4},
     "unet_plus_plus": {"width": 4},
+    "retinanet_resnet18_fpn": TINY_PYRAMID,
+    "retinanet_resnet50_fpn": TINY_PYRAMID,
+    "retinanet_resnet50_fpn_v2": TINY_PYRAMID,
+    "retinanet_resnet101_fpn": TINY_PYRAMID,
+    "fcos_resnet18_fpn": TINY_PYRAMID,
+    "fcos_resnet50_fpn": TINY_PYRAMID,
+    "fcos_resnet101_fpn": TINY_PYRAMID,
+    "ssd300_vgg16": {"width": 0.0625},
+    "ssd512_vgg16": {"width": 0.0625},
+    "ssdlite320_mobilenet_v2": {"width": 0.25},
+    "ssdlite320_mobilenet_v3_large": {"width": 0.25},
+    "ssdlite320_mobilenet_v3_small": {"width": 0.25},
+    "centernet_mobilenet_v2": {"channels": (16, 16, 16), "width": 16, **NARROW},
+    "centernet_resnet18": {"channels": (16, 16, 16), "width": 16, "deformable": True, **NARROW},
+    "centernet_resnet50": {"backbone": "resnet18", "channels": (16, 16, 16), "width": 16, **NARROW},
+    "centernet_resnet101": {"backbone": "resnet18", "channels": (16, 16, 16), "width": 16, **NARROW},
     "yolo_n": TINY_YOLO,
     "yolo_s": TINY_YOLO,
     "yolo_m": TINY_YOLO,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 
-__all__ = ["DecoupledHead", "flatten_levels", "prior_bias"]
+__all__ = ["DecoupledHead", "LevelHead", "TowerHead", "flatten_levels", "prior_bias"]
 
 
 def prior_bias(prior: float) -> float:
@@ -64,3 +64,82 @@ class DecoupledHead(nn.Module):
         logits = [branch(level) for branch, level in zip(self.class_branches, levels)]
         deltas = [branch(level) for branch, level in zip(self.box_branches, levels)]
         return flatten_levels(logits, self.classes), flatten_levels(deltas, self.outputs)
+
+
+class TowerHead(nn.Module):
+    """Two towers of 3x3 convolutions, shared by all levels, and their predictors (RetinaNet, FCOS).
+
+    List of levels (B, channels, H, W) -> logits (B, P, C), deltas (B, P, 4), quality (B, P) or None. `anchors` a
+    place; `quality` adds FCOS's centre-ness beside the boxes. `bias`: of the towers' convolutions; None: where no norm
+    follows.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        anchors: int = 1,
+        depth: int = 4,
+        quality: bool = False,
+        norm: Norm = None,
+        bias: bool | None = None,
+        prior: float = 0.01,
+    ):
+        super().__init__()
+        self.classes = classes
+
+        def tower() -> nn.Sequential:
+            return nn.Sequential(*(ConvNormAct(channels, channels, norm=norm, bias=bias) for _ in range(depth)))
+
+        self.class_tower, self.box_tower = tower(), tower()
+        self.class_logits = nn.Conv2d(channels, anchors * classes, 3, padding=1)
+        self.box_deltas = nn.Conv2d(channels, anchors * 4, 3, padding=1)
+        self.quality = nn.Conv2d(channels, anchors, 3, padding=1) if quality else None
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.class_logits.bias, prior_bias(prior))
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        located = [self.box_tower(level) for level in levels]
+        logits = flatten_levels([self.class_logits(self.class_tower(level)) for level in levels], self.classes)
+        deltas = flatten_levels([self.box_deltas(level) for level in located], 4)
+        if self.quality is None:
+            return logits, deltas, None
+        return logits, deltas, flatten_levels([self.quality(level) for level in located], 1).squeeze(-1)
+
+
+class LevelHead(nn.Module):
+    """Predictors of each level's own, 3x3 convolutions or, `separable`, depthwise 3x3 and 1x1 (SSD, SSDlite).
+
+    List of levels (B, channels[i], H, W) with anchors[i] a place -> logits (B, P, columns) and deltas (B, P, 4).
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        anchors: Sequence[int],
+        columns: int,
+        *,
+        separable: bool = False,
+        norm: Norm = "batch",
+    ):
+        super().__init__()
+        self.columns = columns
+
+        def predictor(inputs: int, outputs: int) -> nn.Module:
+            if not separable:
+                return nn.Conv2d(inputs, outputs, 3, padding=1)
+            spatial = ConvNormAct(inputs, inputs, groups=inputs, norm=norm, activation="relu6")
+            return nn.Sequential(spatial, nn.Conv2d(inputs, outputs, 1))
+
+        self.class_predictors = nn.ModuleList(predictor(c, a * columns) for c, a in zip(channels, anchors))
+        self.box_predictors = nn.ModuleList(predictor(c, a * 4) for c, a in zip(channels, anchors))
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits = [predict(level) for predict, level in zip(self.class_predictors, levels)]
+        deltas = [predict(level) for predict, level in zip(self.box_predictors, levels)]
+        return flatten_levels(logits, self.columns), flatten_levels(deltas, 4)

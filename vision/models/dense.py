@@ -6,11 +6,19 @@ import torch
 from torch import Tensor
 
 from vision.models.base import DenseOutputs, VisionModel
+from vision.ops.assign import Assignment, gather_objects
 from vision.ops.boxes import clip_boxes
 from vision.ops.nms import Candidates, select_candidates, suppress
-from vision.structures import Detections
+from vision.structures import Detections, Targets
 
-__all__ = ["DenseDetector"]
+__all__ = ["DenseDetector", "class_targets"]
+
+
+def class_targets(logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
+    """What logits (B, P, C) should say, float32: the assignment's weight in the object's own class, 0 elsewhere."""
+    labels = gather_objects(targets.labels, assignment.index).clamp(min=0)  # (B, P)
+    wanted = torch.zeros_like(logits, dtype=torch.float32)
+    return wanted.scatter_(-1, labels.unsqueeze(-1), assignment.weight.unsqueeze(-1))
 
 
 class DenseDetector(VisionModel):

@@ -16,7 +16,7 @@ from vision.heads.dense import DecoupledHead
 from vision.losses.boxes import box_iou_loss, distribution_focal_loss
 from vision.losses.classification import binary_cross_entropy
 from vision.models.base import DenseOutputs
-from vision.models.dense import DenseDetector
+from vision.models.dense import DenseDetector, class_targets
 from vision.necks.pan import PathAggregation
 from vision.ops.assign import Assignment, gather_objects, task_aligned_assignment
 from vision.ops.points import decode_distributions, encode_distances, grid_points
@@ -88,8 +88,7 @@ class YOLO(DenseDetector):
         return {name: value * self.weights[name] / total for name, value in losses.items()}
 
     def _class_loss(self, logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
-        labels = gather_objects(targets.labels, assignment.index).clamp(min=0)  # (B, P)
-        wanted = torch.zeros_like(logits).scatter_(-1, labels.unsqueeze(-1), assignment.weight.unsqueeze(-1))
+        wanted = class_targets(logits, targets, assignment)
         counted = (assignment.index >= -1).unsqueeze(-1)  # crowds are neither
         return binary_cross_entropy(logits, wanted, weight=counted, reduction="sum")
 

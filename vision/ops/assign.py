@@ -11,10 +11,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vision.ops.boxes import pairwise_iou
+from vision.ops.boxes import box_area, pairwise_iou
+from vision.ops.points import encode_distances
 from vision.structures import Targets
 
-__all__ = ["BACKGROUND", "IGNORE", "Assignment", "gather_objects", "task_aligned_assignment"]
+__all__ = [
+    "BACKGROUND",
+    "IGNORE",
+    "Assignment",
+    "centre_assignment",
+    "gather_objects",
+    "ignore_crowds",
+    "points_inside",
+    "task_aligned_assignment",
+]
 
 BACKGROUND, IGNORE = -1, -2
 
@@ -103,3 +113,28 @@ def ignore_crowds(index: Tensor, covered: Tensor, targets: Targets) -> Tensor:
     """`index` (B, P) with -2 at the background places that a crowd covers; covered (B, G, P) bool."""
     crowd = (targets.crowd & targets.valid).unsqueeze(-1)
     return index.masked_fill((index == BACKGROUND) & (covered & crowd).any(1), IGNORE)
+
+
+@torch.no_grad()
+def centre_assignment(
+    points: Tensor, strides: Tensor, targets: Targets, *, radius: float = 1.5, smallest: float = 4.0
+) -> Assignment:
+    """FCOS's rule with centre sampling (arXiv:1904.01355, section 3.2): the smallest object whose centre is near.
+
+    points (P, 2) in pixels and strides (P,). A point can take an object that it lies in, whose centre is less than
+    `radius` strides away in x and in y, and whose farthest side is more than `smallest` and less than 2 * `smallest`
+    strides away; the finest level takes all smaller and the coarsest all larger ones. Weights are 1.
+    """
+    sides = encode_distances(points, targets.boxes.unsqueeze(2))  # (B, G, P, 4)
+    inside = sides.amin(-1) > 0  # (B, G, P)
+    centres = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+    near = (centres.unsqueeze(2) - points).abs().amax(-1) < radius * strides
+    lower = torch.where(strides == strides.amin(), 0, smallest * strides)
+    upper = torch.where(strides == strides.amax(), torch.inf, 2 * smallest * strides)
+    farthest = sides.amax(-1)
+    wanted = (targets.valid & ~targets.crowd).unsqueeze(-1)
+    possible = inside & near & (farthest > lower) & (farthest < upper) & wanted
+    area = torch.where(possible, box_area(targets.boxes).unsqueeze(-1), torch.inf)
+    smallest_area, row = area.min(1)  # (B, P)
+    index = torch.where(smallest_area.isfinite(), row, BACKGROUND)
+    return Assignment(ignore_crowds(index, inside, targets), (index >= 0).float())

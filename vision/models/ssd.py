@@ -1,0 +1,174 @@
+"""SSD: default boxes of many ratios on maps of many sizes, softmax with hard negatives (arXiv:1512.02325)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.backbones import build_backbone
+from vision.backbones.base import Backbone
+from vision.heads.dense import LevelHead
+from vision.losses.boxes import smooth_l1_loss
+from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, DenseOutputs
+from vision.models.dense import DenseDetector
+from vision.ops.anchor_match import default_box_assignment
+from vision.ops.assign import gather_objects
+from vision.ops.coders import decode_boxes, encode_boxes
+from vision.ops.default_boxes import DefaultBoxes
+from vision.ops.nms import Candidates
+from vision.ops.reduce import global_mean_count
+from vision.structures import ClassMap, Targets
+
+__all__ = ["SSD", "VGGLevels", "build_ssd"]
+
+CODER = (10.0, 10.0, 5.0, 5.0)
+
+
+class SSD(DenseDetector):
+    """Default boxes (P, 4) on the maps of `backbone`; `logits` (B, P, C + 1) are a softmax's, background last.
+
+    `candidates` boxes of each class enter NMS. Three negatives, the hardest ones, to each positive in the class loss.
+    """
+
+    divisor = 1
+    score_threshold = 0.01
+    iou_threshold = 0.45
+    max_detections = 200
+    negatives = 3.0
+
+    def __init__(
+        self,
+        classes: ClassMap,
+        backbone: nn.Module,
+        head: LevelHead,
+        anchors: DefaultBoxes,
+        *,
+        candidates: int = 400,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        super().__init__(classes, mean=mean, std=std)
+        self.backbone, self.head, self.anchors, self.candidates = backbone, head, anchors, candidates
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutputs:
+        images = self.prepare(images)
+        levels = self.backbone(images)
+        logits, deltas = self.head(levels)
+        boxes, strides = self.anchors([level.shape[-2:] for level in levels], images.shape[-2:])
+        return DenseOutputs(logits, deltas, boxes, strides)
+
+    def scores(self, outputs: DenseOutputs) -> Tensor:
+        return outputs.logits.float().softmax(-1)[..., :-1]
+
+    def _select(self, scores: Tensor, strides: Tensor) -> Candidates:
+        best, place = scores.transpose(1, 2).topk(min(self.candidates, scores.shape[1]), dim=-1)  # (B, C, K)
+        label = torch.arange(scores.shape[-1], device=scores.device)[:, None].expand_as(place)
+        return Candidates(best.flatten(1), place.flatten(1), label.flatten(1))
+
+    def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:
+        return decode_boxes(gather_objects(outputs.deltas, places), outputs.anchors[places], CODER)
+
+    def loss(self, outputs: DenseOutputs, targets: Targets) -> dict[str, Tensor]:
+        assignment = default_box_assignment(outputs.anchors, targets)
+        positive = assignment.index >= 0  # (B, P)
+        total = global_mean_count(positive.sum())
+        truth = encode_boxes(gather_objects(targets.boxes, assignment.index), outputs.anchors, CODER)
+        box = smooth_l1_loss(outputs.deltas, truth, weight=assignment.weight.unsqueeze(-1), reduction="sum")
+
+        background = outputs.logits.shape[-1] - 1
+        labels = torch.where(positive, gather_objects(targets.labels, assignment.index), background)
+        values = F.cross_entropy(outputs.logits.float().transpose(1, 2), labels, reduction="none")  # (B, P)
+        # hardest first; positives and crowds (index -2) stay out
+        hard = values.masked_fill(assignment.index != -1, -1.0).sort(dim=1, descending=True).values
+        wanted = self.negatives * positive.sum(1, keepdim=True)
+        chosen = (torch.arange(hard.shape[1], device=hard.device) < wanted) & (hard >= 0)
+        classified = (values * positive).sum() + (hard * chosen).sum()
+        return {"class": classified / total, "box": box / total}
+
+
+class VGGLevels(nn.Module):
+    """VGG-16 up to conv4_3, rescaled, and on through dilated "fc6", "fc7" and `extras`: 6 levels, or 7 `high`.
+
+    Channels 512, 1024, 512, 256, ... at `width` 1. Section 3 and figure 2 of the paper; conv4_3 is brought to norm 20
+    at each place, a learnt scale a channel (arXiv:1506.04579).
+    """
+
+    def __init__(self, *, high: bool = False, width: float = 1.0):
+        super().__init__()
+        self.backbone: Backbone = build_backbone("vgg16", levels=(3, 4), width=width)
+        # as in the paper, odd maps keep their last row here: 75 -> 38
+        self.backbone.features[16].ceil_mode = True
+        stem = self.backbone.channels[0]
+        self.scale = nn.Parameter(torch.full((stem,), 20.0))
+        deep, thin = 2 * stem, stem // 4
+        self.deep = nn.Sequential(
+            nn.MaxPool2d(3, 1, 1),
+            nn.Conv2d(stem, deep, 3, padding=6, dilation=6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(deep, deep, 1),
+            nn.ReLU(inplace=True),
+        )
+        # (in, middle, out, kernel, stride, padding)
+        plan = [(deep, stem // 2, stem, 3, 2, 1), (stem, thin, stem // 2, 3, 2, 1)]
+        plan += [(stem // 2, thin, stem // 2, 3, 2 if high else 1, 1 if high else 0)] * 2
+        if high:
+            plan.append((stem // 2, thin, stem // 2, 4, 1, 1))
+        self.extras = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, middle, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(middle, after, kernel, stride, padding),
+                nn.ReLU(inplace=True),
+            )
+            for before, middle, after, kernel, stride, padding in plan
+        )
+        for module in [*self.deep.modules(), *self.extras.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        self.channels = (stem, deep, *(after for _, _, after, *_ in plan))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        fine, coarse = self.backbone(x)
+        levels = [self.scale.view(1, -1, 1, 1) * F.normalize(fine.float()), self.deep(coarse)]
+        for extra in self.extras:
+            convolution = extra[2]
+            needed = convolution.kernel_size[0] - 2 * convolution.padding[0]
+            height, width = levels[-1].shape[-2:]
+            # a map smaller than an unpadded kernel (an image far below the intended size) is extended by zeros
+            padded = F.pad(levels[-1], (0, max(0, needed - width), 0, max(0, needed - height)))
+            levels.append(extra(padded))
+        return levels
+
+
+def build_ssd(classes: ClassMap, *, size: int = 300, width: float = 1.0) -> SSD:
+    """SSD300 or SSD512 on VGG-16: `size` 300 or 512 chooses levels and boxes; `width` multiplies the channels.
+
+    Made for images of that size; others work too, with maps of other sizes.
+    """
+    if size not in (300, 512):
+        raise ValueError(f"build_ssd: size {size}; choose 300 or 512")
+    high = size == 512
+    backbone = VGGLevels(high=high, width=width)
+    ratios = [[2], *[[2, 3]] * (4 if high else 3), [2], [2]]
+    if high:
+        scales = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
+        strides = (8, 16, 32, 64, 128, 256, 512)
+    else:
+        scales, strides = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), (8, 16, 32, 64, 100, 300)
+    anchors = DefaultBoxes(ratios, scales, strides)
+    head = LevelHead(backbone.channels, anchors.counts, len(classes) + 1)
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    # Caffe's input: bytes less their mean
+    mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
+    return SSD(classes, backbone, head, anchors, mean=mean, std=std)
+
+
+build_ssd300_vgg16 = partial(build_ssd, size=300)
+build_ssd512_vgg16 = partial(build_ssd, size=512)
