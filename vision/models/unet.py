@@ -191,7 +191,7 @@ def build_unet(
     classes: ClassMap,
     *,
     backbone: str = "unet",
-    width: int = 64,
+    width: int = 32,
     depth: int = 4,
     widths: Sequence[int] | None = None,
     up_convolution: bool = True,
@@ -204,7 +204,8 @@ def build_unet(
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
 ) -> UNet:
-    """U-Net. `backbone` "unet" is the paper's encoder of `width` and `depth`; any other name is a backbone's.
+    """U-Net. `backbone` "unet" is the paper's encoder, with `width` channels at first (there: 64) and `depth`
+    poolings; any other name is a backbone's.
 
     `widths`: channels of the decoder's steps, deepest first (default: the paper's, or 128, 64, 48, 24 on a backbone,
     which ends at stride 2). `valid` convolutions need the paper's encoder.

@@ -1,0 +1,100 @@
+"""Spatial pyramids against PyTorch's own operations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vision.layers.context import (
+    ASPP,
+    AtrousConv,
+    ImagePooling,
+    PyramidPooling,
+    adaptive_average,
+    atrous_rates,
+)
+from vision.layers.resize import double, resize
+
+
+@pytest.mark.parametrize(("height", "width", "bins"), [(12, 18, 6), (7, 10, 3), (5, 4, 6), (9, 9, 1), (13, 6, 2)])
+def test_adaptive_average_is_pytorchs(height, width, bins):
+    x = torch.randn(2, 3, height, width)
+    torch.testing.assert_close(adaptive_average(x, bins), F.adaptive_avg_pool2d(x, bins), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(9, 15), (15, 9), (5, 6), (20, 21)])  # rate 12 exceeds none, one or both sides
+@pytest.mark.parametrize("groups", [1, 4])
+def test_atrous_convolution_leaves_out_only_what_meets_padding(size, groups):
+    conv = AtrousConv(4, 8, 12, groups=groups)
+    x = torch.randn(2, 4, *size, requires_grad=True)
+    expected = F.conv2d(x, conv.weight, None, 1, 12, 12, groups)
+    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(conv(x).square().sum(), conv.weight)
+    (by_torch,) = torch.autograd.grad(expected.square().sum(), conv.weight)
+    torch.testing.assert_close(gradient, by_torch, atol=1e-4, rtol=1e-4)
+
+
+def test_atrous_rates_follow_the_output_stride():
+    assert [atrous_rates(stride) for stride in (8, 16, 32)] == [(12, 24, 36), (6, 12, 18), (3, 6, 9)]
+    with pytest.raises(ValueError, match="output stride"):
+        atrous_rates(4)
+
+
+def test_image_pooling_of_one_image_uses_running_statistics():
+    layer = ImagePooling(3, 2).train()
+    layer.project[1].running_mean.fill_(0.5)
+    x = torch.randn(1, 3, 4, 5, requires_grad=True)
+    found = layer(x)  # nn.BatchNorm2d alone raises: one value a channel
+    torch.testing.assert_close(found, layer.eval()(x))
+    assert found.shape == (1, 2, 4, 5)
+    found.sum().backward()
+    assert x.grad is not None
+
+
+def test_image_pooling_of_a_batch_uses_its_statistics():
+    layer = ImagePooling(3, 2).train()
+    before = layer.project[1].running_mean.clone()
+    layer(torch.randn(2, 3, 4, 5))
+    assert not torch.equal(before, layer.project[1].running_mean)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_aspp_keeps_the_size(separable):
+    layer = ASPP(6, 4, (1, 2, 30), separable=separable).train()
+    x = torch.randn(1, 6, 5, 7)
+    out = layer(x)
+    assert out.shape == (1, 4, 5, 7)
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+def test_pyramid_pooling_joins_the_map_and_its_means():
+    layer = PyramidPooling(8).eval()
+    for level in layer.levels:  # each level passes its first two channels on
+        conv = level.project[0] if isinstance(level, ImagePooling) else level[0]
+        nn.init.zeros_(conv.weight)
+        conv.weight.data[[0, 1], [0, 1]] = 1
+    x = torch.rand(2, 8, 6, 12)
+    out = layer(x)
+    assert out.shape == (2, layer.out_channels, 6, 12) == (2, 16, 6, 12)
+    assert torch.equal(out[:, :8], x)
+    mean = x[:, :2].mean((2, 3), keepdim=True).expand(2, 2, 6, 12) / (1 + 1e-5) ** 0.5  # the norm's epsilon
+    torch.testing.assert_close(out[:, 8:10], mean)
+
+
+def test_double_is_nearest_upsampling_with_its_gradient():
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    expected = F.interpolate(x, scale_factor=2, mode="nearest")
+    assert torch.equal(double(x), expected)
+    weight = torch.randn_like(expected)
+    (a,) = torch.autograd.grad((double(x) * weight).sum(), x)
+    (b,) = torch.autograd.grad((expected * weight).sum(), x)
+    torch.testing.assert_close(a, b)
+
+
+def test_resize_leaves_equal_sizes_alone():
+    x = torch.randn(1, 2, 4, 5)
+    assert resize(x, (4, 5)) is x
+    assert torch.equal(resize(x, (7, 9), "nearest"), F.interpolate(x, size=(7, 9), mode="nearest"))
+    aligned = F.interpolate(x, size=(7, 9), mode="bilinear", align_corners=True)
+    assert torch.equal(resize(x, (7, 9), align_corners=True), aligned)
