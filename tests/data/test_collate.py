@@ -13,21 +13,21 @@ def whole(sample):
 
 
 def test_images_of_different_sizes_are_padded():
-    samples = [random_sample(0, (20, 30)), random_sample(1, (25, 17), 2)]
+    samples = [random_sample(0, (20, 30)), random_sample(1, (25, 19), 2)]
     batch = collate([whole(sample) for sample in samples], pad=7)
     assert batch.images.shape == (2, 3, 25, 30)
     assert batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert (batch.images[0, :, 20:] == 7).all()
-    assert (batch.images[1, :, :, 17:] == 7).all()
-    np.testing.assert_array_equal(batch.images[1, :, :25, :17].permute(1, 2, 0), samples[1].image)
-    assert batch.sizes.tolist() == [[20, 30], [25, 17]]
-    assert batch.geometry.source.tolist() == [[20, 30], [25, 17]]
+    assert (batch.images[1, :, :, 19:] == 7).all()
+    np.testing.assert_array_equal(batch.images[1, :, :25, :19].permute(1, 2, 0), samples[1].image)
+    assert batch.sizes.tolist() == [[20, 30], [25, 19]]
+    assert batch.geometry.source.tolist() == [[20, 30], [25, 19]]
     assert batch.geometry.scale.dtype == torch.float32
     semantic = batch.targets.semantic
     assert semantic.dtype == torch.int64
     assert (semantic[0, 20:] == 255).all()
-    assert (semantic[1, :, :17] == torch.from_numpy(samples[1].target.semantic)).all()
+    assert (semantic[1, :, :19] == torch.from_numpy(samples[1].target.semantic)).all()
 
 
 def test_objects_are_padded_to_a_multiple_of_eight():

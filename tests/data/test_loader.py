@@ -5,7 +5,7 @@ import pytest
 import torch
 from drawn import DrawnDataset
 
-from vision.data.cache import SampleCache
+from vision.data.cache import SampleCache, affordable_cache
 from vision.data.loader import build_loader
 from vision.data.resize import Preprocess
 from vision.data.transforms import AugmentConfig, build_augmentation
@@ -81,7 +81,7 @@ def test_a_cache_changes_nothing(task, limit):
     spec = AugmentConfig(flip_horizontal=0.5, scale=(0.5, 1.5), mosaic=0.5)
     datasets = DrawnDataset(), DrawnDataset()
     loaders = [
-        training_loader(datasets[0], task, spec=spec),
+        training_loader(datasets[0], task, spec=spec, cache_bytes=0),
         training_loader(datasets[1], task, spec=spec, cache_bytes=limit),
     ]
     for epoch in range(2):
@@ -147,6 +147,27 @@ def test_sampling_prefers_rare_classes(sampling):
     # 1 of 12 images: sqrt(0.5 * 12) = 2.45 times as often; half of all draws when classes are balanced
     expected = {"repeat_factor": 240 * 2.45 / 13.45, "class_balanced": 120}[sampling]
     assert names.count(5) == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_named_without_a_workers_traceback(workers):
+    class Broken(DrawnDataset):
+        def sample(self, i, masks=False, semantic=False):
+            if i == 4:
+                raise ValueError("image4.png: truncated image")
+            return super().sample(i, masks, semantic)
+
+    with pytest.raises(ValueError, match=r"^image4\.png: truncated image$"):
+        list(build_loader(Broken(), preprocess=Preprocess(32), batch_size=2, workers=workers))
+
+
+def test_small_sets_are_cached_by_themselves():
+    dataset = DrawnDataset()
+    loader = training_loader(dataset, steps_per_epoch=20)
+    list(loader)
+    assert dataset.decoded == len(dataset)
+    dataset.size = lambda i: (20_000, 20_000)
+    assert affordable_cache(dataset) == 0
 
 
 def test_refusals():

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from vision.data.cache import SampleCache
+from vision.data.cache import SampleCache, affordable_cache
 from vision.data.collate import collate
 from vision.data.resize import Placement, Preprocess
 from vision.data.sampler import (
@@ -48,7 +48,7 @@ def build_loader(
     repeat_threshold: float = 0.001,
     steps_per_epoch: int | None = None,
     multi_scale: tuple[float, float] | None = None,
-    cache_bytes: int = 0,
+    cache_bytes: int | None = None,
     with_targets: bool = True,
 ) -> Loader:
     """A Loader of `dataset`: an iterable of Batches with `set_epoch`, `state_dict` and `load_state_dict`.
@@ -58,7 +58,8 @@ def build_loader(
     semantic maps are read. sampling: uniform, repeat_factor (with `repeat_threshold`) or class_balanced.
     steps_per_epoch: batches an epoch instead of as many as the images fill. multi_scale: each batch has a random size
     between these two factors of the network size, a multiple of 32. cache_bytes: keep decoded images in memory up to
-    this many bytes (all workers together).
+    this many bytes (all workers together); default: all of them for training when they fit into a gigabyte and a
+    quarter of the free memory, else none.
     """
     train = augmentation is not None if train is None else train
     if sampling not in SAMPLINGS:
@@ -71,6 +72,8 @@ def build_loader(
         len(dataset), batch_size, train=train, seed=seed, rank=rank, world=world, steps=steps_per_epoch,
         factors=factors, replace=sampling == "class_balanced", sizes=sizes,
     )  # fmt: skip
+    if cache_bytes is None:
+        cache_bytes = affordable_cache(dataset, semantic=task in ("semantic", "panoptic")) if train else 0
     source = SampleSource(dataset, preprocess, task, augmentation, seed, cache_bytes, with_targets)
     return Loader(source, plan, workers)
 
@@ -109,7 +112,15 @@ class SampleSource(TorchDataset):
         """The sample as it is in the files."""
         return self._cache.sample(index) if self._cache else self.dataset.sample(index, **self._reads)
 
-    def __getitem__(self, draw: Draw) -> tuple[Sample, Placement]:
+    def __getitem__(self, draw: Draw) -> tuple[Sample, Placement] | Exception:
+        try:
+            return self.load(draw)
+        except (ValueError, OSError) as error:
+            # handed over as it is and raised by the Loader: torch would bury the message in a worker's traceback
+            return error
+
+    def load(self, draw: Draw) -> tuple[Sample, Placement]:
+        """The sample that `draw` asks for, ready for the batch, and its placement."""
         preprocess = self.preprocess if draw.size is None else self.preprocess.resized(draw.size)
         sample = self.read(draw.index)
         if self.augmentation is None:
@@ -135,7 +146,7 @@ class Loader:
     def __init__(self, source: SampleSource, plan: BatchPlan, workers: int = 0):
         self.source, self.plan, self.workers = source, plan, workers
         self._consumed = 0
-        join = partial(collate, pad=source.preprocess.pad, with_targets=source.with_targets)
+        join = partial(_join, pad=source.preprocess.pad, with_targets=source.with_targets)
         in_workers: dict[str, Any] = {}
         if workers:
             # forked workers share the annotations and the cache of images instead of copying them
@@ -169,6 +180,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         self._consumed = self.plan.start
         for batch in self._batches:
+            if isinstance(batch, Exception):
+                raise batch
             self._consumed += 1
             yield batch
 
@@ -178,6 +191,11 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.set_epoch(state["epoch"], start=state["start"], combine=state["combine"])
+
+
+def _join(samples: list, **options: Any) -> Batch | Exception:
+    """The Batch, or the first error in place of a sample."""
+    return next((sample for sample in samples if isinstance(sample, Exception)), None) or collate(samples, **options)
 
 
 def _start_worker(_: int) -> None:
