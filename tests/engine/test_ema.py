@@ -73,9 +73,9 @@ def test_resume_is_exact():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="decay 1.0"):
+    with pytest.raises(ValueError, match=r"decay 1.0"):
         MovingAverage(small(), decay=1.0)
-    with pytest.raises(ValueError, match="warmup -1"):
+    with pytest.raises(ValueError, match=r"warmup -1"):
         MovingAverage(small(), warmup=-1)
     with pytest.raises(ValueError, match="another one"):
         MovingAverage(small()).update(nn.Conv2d(3, 4, 3))

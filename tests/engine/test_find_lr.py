@@ -71,7 +71,7 @@ def test_batch_growth():
     assert [(linear.accumulate(epoch), linear.lr_factor(epoch)) for epoch in (1, 2)] == [(2, 1.0), (8, 4.0)]
     root = BatchGrowth(BatchGrowthConfig(at=[0.5], rule="sqrt", factor=4), first=1, epochs=4)
     assert root.lr_factor(3) == 2.0
-    with pytest.raises(ValueError, match="batch_growth.at"):
+    with pytest.raises(ValueError, match=r"batch_growth.at"):
         BatchGrowthConfig(at=[1.5])
 
 

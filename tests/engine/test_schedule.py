@@ -147,5 +147,5 @@ def test_one_step_and_refusals():
         build_schedule(ScheduleConfig(name="linear"), 10)
     with pytest.raises(ValueError, match="at least one"):
         build_schedule(ScheduleConfig(), 0)
-    with pytest.raises(ValueError, match="schedule.rise"):
+    with pytest.raises(ValueError, match=r"schedule.rise"):
         ScheduleConfig(rise=1.0)

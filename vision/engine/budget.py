@@ -87,19 +87,20 @@ class Plan:
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int):
         self.budget = config.cpu_seconds
+        self._epochs: int | None = None
         self.steps_per_epoch = steps_per_epoch
         self._from: tuple[int, float] | None = None
         if self.budget:
             self.total = 0
         else:
             enough = math.ceil(config.min_steps / steps_per_epoch)
-            epochs = config.epochs or min(max(enough, FEWEST_EPOCHS), MOST_EPOCHS)
-            self.total = epochs * steps_per_epoch
+            self._epochs = config.epochs or min(max(enough, FEWEST_EPOCHS), MOST_EPOCHS)
+            self.total = self._epochs * steps_per_epoch
 
     @property
     def epochs(self) -> int:
         """Epochs of the whole run, the last one perhaps in part; at least 1."""
-        return max(1, math.ceil(self.total / self.steps_per_epoch))
+        return self._epochs or max(1, math.ceil(self.total / self.steps_per_epoch))
 
     def measure(self, step: int, training: float, spent: float, reserve: float = 0.0) -> None:
         """Sets the number of steps of a run on a budget.

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vision.data.augment_config import AugmentConfig
-from vision.engine.settings import OptimConfig, ScheduleConfig, check_range
+from vision.engine.settings import (
+    BatchGrowthConfig,
+    OptimConfig,
+    RegularizeConfig,
+    ScheduleConfig,
+    SwaConfig,
+    check_range,
+)
 
 __all__ = ["EmaConfig", "OptimConfig", "SamplingConfig", "ScheduleConfig", "TrainConfig"]
 
@@ -102,6 +109,10 @@ class TrainConfig:
     """Images of an optimiser step on one process and one accumulation"""
     accumulate: int = 1
     """Batches whose gradients are added up for one optimiser step"""
+    auto_batch: bool = False
+    """Instead of batch_size: the largest batch, up to 1024, that fits into the device's memory"""
+    find_lr: bool = False
+    """Instead of training: measure the loss over growing learning rates, draw it and suggest one"""
     image_size: int | tuple[int, int] | None = None
     """Side, or height and width, of the network's input in pixels; default: the recipe's"""
     resize: Literal["letterbox", "stretch", "keep"] = "letterbox"
@@ -117,6 +128,9 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    swa: SwaConfig = field(default_factory=SwaConfig)
+    regularize: RegularizeConfig = field(default_factory=RegularizeConfig)
+    batch_growth: BatchGrowthConfig = field(default_factory=BatchGrowthConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     clip_norm: float | None = 10.0
     """Largest norm of all gradients together; null = no clipping"""
@@ -163,6 +177,8 @@ class TrainConfig:
             check_range("image_size", side, "16 to 8192 pixels", lambda value: 16 <= value <= 8192)
         if self.epochs and self.cpu_seconds:
             raise ValueError("epochs and cpu_seconds are both given; choose one: each says when the run ends")
+        if self.batch_growth.at and self.cpu_seconds:
+            raise ValueError("batch_growth.at is in shares of the epochs, which cpu_seconds leaves open; give epochs")
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -64,9 +64,9 @@ class Schedule:
         risen = (self.factor(step) - lowest) / (1 - lowest)
         return outer + (inner - outer) * min(max(risen, 0.0), 1.0)
 
-    def apply(self, optimizer: Optimizer, step: int) -> float:
-        """Set every group's learning rate (and momentum) for step `step`; the factor comes back."""
-        factor, momentum = self.factor(step), self.momentum(step)
+    def apply(self, optimizer: Optimizer, step: int, scale: float = 1.0) -> float:
+        """Set every group's learning rate (and momentum) for step `step`; the factor, times `scale`, comes back."""
+        factor, momentum = self.factor(step) * scale, self.momentum(step)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
             if momentum is not None and "betas" in group:

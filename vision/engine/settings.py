@@ -42,7 +42,7 @@ class OptimConfig:
     layer_decay: float = 1.0
     """Learning rate of a backbone's block relative to the block after it; 1 = the same everywhere"""
     implementation: Literal["auto", "fused", "foreach", "loop"] = "auto"
-    """How a step is carried out; auto: fused on a GPU where PyTorch has it, else PyTorch's choice"""
+    """How a step is carried out; auto: fused where PyTorch has it, else PyTorch's choice"""
 
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)
@@ -120,7 +120,8 @@ class RegularizeConfig:
     """What keeps a network from learning its training images by heart, beside weight decay and augmentation."""
 
     l1: float = 0.0
-    """Strength of the L1 penalty on weights (not norms and biases), by soft thresholding after each step"""
+    """Strength of the L1 penalty on weights (not norms and biases), by soft thresholding after each step: with momentum
+    m it acts as l1 (1 - m)"""
     activity: float = 0.0
     """Strength of the penalty on the mean size of the backbone's features"""
     activity_kind: Literal["l1", "l2"] = "l2"

@@ -47,6 +47,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "model": model.state_dict(),
         "ema": None if trainer.ema is None else trainer.ema.module.state_dict(),
         "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
+        "swa": None if trainer.swa is None else trainer.swa.state_dict(),
         "optimizer": trainer.parts.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "schedule": trainer.schedule.state_dict(),
@@ -71,6 +72,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.model.load_state_dict(state["model"])
     if trainer.ema is not None:
         trainer.ema.load_state_dict({"module": state["ema"], "updates": state["ema_updates"]})
+    if trainer.swa is not None:
+        trainer.swa.load_state_dict(state["swa"])
     trainer.parts.optimizer.load_state_dict(state["optimizer"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.schedule.load_state_dict(state["schedule"])

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightMean", "with_new_batch_norm"]
+from vision.engine.device import autocast
+from vision.engine.settings import SwaConfig
+
+if TYPE_CHECKING:
+    from vision.engine.trainer import Trainer
+
+__all__ = ["WeightMean", "candidate_of", "with_new_batch_norm"]
+
+SWA_IMAGES = 512  # images that give the mean of weights its batch-norm statistics, unless set
 
 
 class WeightMean:
@@ -19,9 +29,17 @@ class WeightMean:
     a start: estimate them anew for the mean (`with_new_batch_norm`).
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, config: SwaConfig | None = None):
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.config = config or SwaConfig(start=0.0)
         self.count = 0
+
+    def offer(self, model: nn.Module, step: int, fraction: float, epoch_ended: bool) -> None:
+        """Takes the weights after `step` steps, which are `fraction` of the run, when its settings say so."""
+        every = self.config.every
+        due = epoch_ended if every is None else not epoch_ended and step % every == 0
+        if due and fraction >= self.config.start:
+            self.update(model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -64,6 +82,20 @@ def with_new_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Modul
     if not seen:
         raise ValueError("with_new_batch_norm: no batch of images; give at least one")
     return model.eval()
+
+
+def candidate_of(trainer: Trainer) -> nn.Module:
+    """The model of a run to validate and keep, with new batch-norm statistics where its settings ask for them."""
+    images = trainer.config.regularize.batch_norm_images
+    if images is None:
+        images = SWA_IMAGES if trainer.swa is not None and trainer.swa.count else 0
+    if not images:
+        return trainer.averaged
+    trainer.loader.set_epoch(trainer.progress.epoch, combine=trainer.progress.combine)
+    batches = math.ceil(images / (trainer.config.batch_size * trainer.accelerator.num_processes))
+    seen = (batch.images.to(trainer.device) for batch in itertools.islice(trainer.loader, batches))
+    with autocast(trainer.device, trainer.parts.precision):
+        return with_new_batch_norm(trainer.averaged, seen)
 
 
 def _tracks(module: nn.Module) -> bool:

@@ -26,6 +26,7 @@ from vision.engine.optim import build_optimizer
 from vision.engine.options import settings
 from vision.engine.selection import keep
 from vision.engine.state import load_state
+from vision.engine.swa import candidate_of
 from vision.engine.trainer import Parts, Trainer
 from vision.losses.mining import class_weights
 from vision.models import VisionModel, build_model
@@ -101,9 +102,14 @@ def _accelerator(device: torch.device) -> Any:
 def _set_threads(config: TrainConfig, accelerator: Any) -> None:
     if accelerator.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(config.threads or max(1, _cores() // local))
     elif config.threads:
         torch.set_num_threads(config.threads)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
@@ -186,7 +192,7 @@ def _workers(config: TrainConfig, accelerator: Any) -> int:
     """Data workers: on a CPU they would only take turns with the training itself, unless cores are plenty."""
     if config.workers is not None:
         return config.workers
-    cores = len(os.sched_getaffinity(0)) // accelerator.num_processes
+    cores = _cores() // accelerator.num_processes
     return min(8, cores) if accelerator.device.type != "cpu" else min(4, cores // 4)
 
 
@@ -222,7 +228,7 @@ def _announce(trainer: Trainer) -> None:
 def _result(trainer: Trainer) -> TrainResult:
     progress, selection, spending = trainer.progress, trainer.selection, trainer.spending
     if trainer.parts.val_dataset is None and trainer.accelerator.is_main_process:
-        keep(trainer.averaged, trainer.folder, None, progress.epoch, progress.step)
+        keep(candidate_of(trainer), trainer.folder, None, progress.epoch, progress.step)
     return TrainResult(
         trainer.folder, progress.epoch, progress.step, selection.name, selection.value, selection.metrics,
         spending.total, progress.images / max(spending.training, 1e-9),

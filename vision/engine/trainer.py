@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vision.engine.batch_size import BatchGrowth
 from vision.engine.budget import Plan, Spending
 from vision.engine.config import TrainConfig
 from vision.engine.device import autocast
@@ -21,9 +22,11 @@ from vision.engine.ema import MovingAverage
 from vision.engine.faults import FaultGuard, agreed
 from vision.engine.interrupt import Interruption
 from vision.engine.log import LossMeter, RunLog, logger, progress_bar
-from vision.engine.schedule import build_schedule
+from vision.engine.regularize import Regularizer
+from vision.engine.schedule import Schedule, build_schedule
 from vision.engine.selection import Selection, broadcast_buffers, keep, validate, validation_interval
 from vision.engine.state import capture, restore, save_state, seed_step
+from vision.engine.swa import WeightMean, candidate_of
 from vision.models import TrainStep, VisionModel
 from vision.structures import Batch
 
@@ -67,14 +70,19 @@ class Trainer:
         self.device = self.accelerator.device
         self.progress, self.selection, self.spending = Progress(), Selection(), Spending()
         self.plan = Plan(config, math.ceil(self.loader.plan.batches / config.accumulate))
-        train_step: nn.Module = TrainStep(self.model)
+        self.growth = BatchGrowth(config.batch_growth, config.accumulate, self.plan.epochs)
+        if config.batch_growth.at:
+            self.plan.total = self.growth.steps(self.loader.plan.batches)
+        self.ema = None if config.ema.decay == 0 else MovingAverage(self.model)
+        self.swa = None if config.swa.start is None else WeightMean(self.model, config.swa)
+        self.regularizer = Regularizer(self.model, config.regularize)
+        train_step = self.regularizer.wrap(TrainStep(self.model))
         if config.compile:
             train_step.compile()
         self.train_step = self.accelerator.prepare_model(train_step)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=parts.precision == "fp16")
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.ema = None if config.ema.decay == 0 else MovingAverage(self.model)
-        self.schedule = build_schedule(config.schedule, self.plan.total or UNKNOWN_LENGTH)
+        self.schedule = self._schedule()
         self.guard = FaultGuard(self.model, self.folder)
         self.log = RunLog(self.folder, self.accelerator.is_main_process)
         self.interruption = Interruption()
@@ -86,6 +94,8 @@ class Trainer:
     @property
     def averaged(self) -> VisionModel:
         """The model that is validated and kept."""
+        if self.swa is not None and self.swa.count:
+            return self.swa.module
         return self.model if self.ema is None else self.ema.module
 
     @property
@@ -102,11 +112,20 @@ class Trainer:
 
     def _lengthen(self) -> None:
         """Fits schedule and moving average to the length of the run."""
-        steps, state = self.plan.total or UNKNOWN_LENGTH, self.schedule.state_dict()
-        self.schedule = build_schedule(self.config.schedule, steps)
+        state = self.schedule.state_dict()
+        self.schedule = self._schedule()
         self.schedule.load_state_dict(state)
         if self.ema is not None:
-            self.ema.decay, self.ema.warmup = self.config.ema.over(steps)
+            self.ema.decay, self.ema.warmup = self.config.ema.over(self.schedule.total_steps)
+
+    def _schedule(self) -> Schedule:
+        swa = self.config.swa
+        hold = None if swa.start is None else (swa.start, swa.lr)
+        return build_schedule(self.config.schedule, self.plan.total or UNKNOWN_LENGTH, hold=hold)
+
+    def _offer_to_mean(self, epoch_ended: bool) -> None:
+        if self.swa is not None:
+            self.swa.offer(self.model, self.progress.step, self.plan.fraction(self.progress.step), epoch_ended)
 
     def run(self) -> Progress:
         """Trains to the end and returns where the run stands. KeyboardInterrupt after a stop signal, state saved."""
@@ -140,11 +159,12 @@ class Trainer:
             if self.is_finished or self._stop:
                 break
         self.spending.end("training")
-        if self._stop and not self.is_finished:
+        if self._stop and not self.is_finished and progress.batch < self.loader.plan.batches:
             return  # goes on within this epoch
         row = {"epoch": progress.epoch, "lr": self.parts.optimizer.param_groups[-1]["lr"], **self.meter.read()}
         row["images_per_second"] = (progress.images - images) / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.batch = progress.epoch + 1, 0
+        self._offer_to_mean(epoch_ended=True)
         if self._validation_is_due():
             row |= self._validate()
         self._measure()
@@ -160,9 +180,10 @@ class Trainer:
             batches = iter(self.loader)
             first = next(batches)
         group: list[Batch] = []
+        accumulate = self.growth.accumulate(progress.epoch)
         for batch in itertools.chain([first], batches):
             group.append(batch.to(self.device, non_blocking=True))
-            if len(group) == self.config.accumulate:
+            if len(group) == accumulate:
                 progress.batch += len(group)
                 yield group
                 group = []
@@ -174,9 +195,11 @@ class Trainer:
         """One step of the optimiser over `batches`, whose losses are averaged; skipped when they are not finite."""
         progress, optimizer = self.progress, self.parts.optimizer
         seed_step(self.config.seed, progress.step, self.accelerator.process_index)
-        self.schedule.apply(optimizer, progress.step)
-        losses = self._backward(batches)
+        self.schedule.apply(optimizer, progress.step, self.growth.lr_factor(progress.epoch))
+        with self.regularizer.noisy_weights():
+            losses = self._backward(batches)
         self.scaler.unscale_(optimizer)
+        self.regularizer.clip(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf"))
         bad = ~torch.isfinite(torch.stack(list(losses.values())).sum())
         if not self.scaler.is_enabled():  # fp16: the scaler itself skips steps whose gradients overflow
@@ -188,12 +211,14 @@ class Trainer:
         else:
             self.guard.in_a_row = 0
             self.scaler.step(optimizer)
+            self.regularizer.after_step(optimizer)
             if self.ema is not None:
                 self.ema.update(self.model)
             self.meter.add(losses)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
+        self._offer_to_mean(epoch_ended=False)
         progress.images += sum(len(batch.image_ids) for batch in batches) * self.accelerator.num_processes
         self.bar.update()
         if progress.step % self.config.log_every == 0:
@@ -247,25 +272,27 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         """Metrics of the averaged model, which is kept when it is the best so far."""
         progress = self.progress
-        broadcast_buffers(self.model, *([] if self.ema is None else [self.ema.module]))
         self.spending.begin()
-        evaluation = validate(
-            self.averaged, self.parts.val_dataset, self.config, self.accelerator, self.parts.precision
-        )
+        candidate = candidate_of(self)
+        broadcast_buffers(self.model, candidate, *self._averages())
+        evaluation = validate(candidate, self.parts.val_dataset, self.config, self.accelerator, self.parts.precision)
         self.spending.end("validation")
         progress.validations += 1
         name, value = evaluation.headline
         self.schedule.observe(value)
         better = self.selection.offer(value, name, progress.epoch, evaluation.to_dict())
         if better and self.accelerator.is_main_process:
-            keep(self.averaged, self.folder, evaluation, progress.epoch, progress.step)
+            keep(candidate, self.folder, evaluation, progress.epoch, progress.step)
         best = f"best {self.selection.value:.4f} after epoch {self.selection.epoch}"
         logger.info("epoch %d: %s %.4f (%s)", progress.epoch, name, value, best)
         return {"validation": evaluation.to_dict()}
 
+    def _averages(self) -> list[VisionModel]:
+        return [average.module for average in (self.ema, self.swa) if average is not None]
+
     def _save(self) -> None:
         """Writes `last.pt`."""
-        broadcast_buffers(self.model, *([] if self.ema is None else [self.ema.module]))
+        broadcast_buffers(self.model, *self._averages())
         if self.accelerator.is_main_process:
             save_state(self.folder / "last.pt", capture(self))
         self.accelerator.wait_for_everyone()

@@ -57,7 +57,7 @@ def hard_negatives(
     """
     candidate = ~positive if candidate is None else candidate & ~positive
     wanted = (positive.sum(1, keepdim=True) * ratio).clamp(min=least)
-    order = torch.where(candidate, losses.detach(), -torch.inf).argsort(1, descending=True, stable=True)
+    order = torch.where(candidate, losses.detach(), -torch.inf).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(losses.shape[1], device=losses.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
     return candidate & (rank < wanted)
