@@ -3,15 +3,17 @@
 Rules, each with its test. An error has to be mended before the data set can be used; a warning says what is left out
 or mended; a note says how something unusual is read.
 
-error    a file that is named but missing · a truncated or unreadable image · an image of another size than annotated · an
-         unknown category, class or image id · a repeated image id · a mask value without a class · a mask of another size
-         than its image · a panoptic segment in the PNG that the JSON does not know · a split without annotations
-warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel (cut) ·
-         a repeated annotation id (both kept) · a ring of under 3 points (left out) · an image without a panoptic entry
-         (left out) · a label file without an image (left out) · a segment without pixels · an image in train and in val
+error    a file that is named but missing · a truncated or unreadable image · an image of another size than annotated
+         · an unknown category, class or image id · a repeated image id · a mask value without a class · a mask of
+         another size than its image · a panoptic segment in the PNG that the JSON does not know · a split without
+         annotations
+warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
+         (cut) · a repeated annotation id (both kept) · a ring of under 3 points (left out) · an image without a
+         panoptic entry (left out) · a label file without an image (left out) · a segment without pixels · an image in
+         train and in val
 note     images without objects · classes absent from a split · category ids with gaps · grey (three equal channels),
-         16 bits (upper 8), alpha (dropped) · EXIF orientation (applied; not when the annotations are made for the pixels
-         as stored) · masks of 0 and 255 alone (255 is the second class) · masks without class names
+         16 bits (upper 8), alpha (dropped) · EXIF orientation (applied; not when the annotations are made for the
+         pixels as stored) · masks of 0 and 255 alone (255 is the second class) · masks without class names
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         return found
     card = find_card(data)
     images: dict[str, set[str]] = {}
+    decoded: set[str] = set()  # images of several splits or tasks are looked at once
     for name in [split_name(card, split, data)] if split else splits_present(card):
         for task in _views(card, name):
             try:
@@ -104,8 +107,10 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
                 found.unreadable = True
                 found.problems.append(Problem("error", str(error), "", "unreadable", "see the message"))
                 continue
-            images.setdefault(name, set()).update(dataset.annotations.paths[i] for i in range(len(dataset)))
-            _inspect_split(dataset, found, decode=task in (None, "detection"))
+            paths = {dataset.annotations.paths[i] for i in range(len(dataset))}
+            _inspect_split(dataset, found, paths - decoded)
+            decoded |= paths
+            images.setdefault(name, set()).update(paths)
     found.problems += _leaks(images)
     found.problems = list(dict.fromkeys(found.problems))
     return found
@@ -121,26 +126,31 @@ def _views(card: Card, split: str) -> list[str | None]:
     return [None]
 
 
-def _inspect_split(dataset: Dataset, found: CheckReport, decode: bool) -> None:
+def _inspect_split(dataset: Dataset, found: CheckReport, decode: set[str]) -> None:
     found.problems += dataset.problems
     objects = "semantic" not in dataset.tasks  # a panoptic split is summed up by its pixels, things and stuff
     if not len(dataset):
         found.problems.append(Problem("error", dataset.name, dataset.split, "an empty data set", "at least one image"))
         return
     pixels = np.zeros(len(dataset.classes), np.int64)
+    errors = found.count("error")
     for problems, counts in _in_threads(dataset, decode):
         found.problems += problems
         pixels += counts
     counts = dataset.label_counts() if objects else pixels
     found.problems += _of_the_split(dataset, counts, objects)
+    if not counts.sum() and found.count("error") == errors:
+        value = "a split without annotations"
+        found.problems.append(Problem("error", f"{dataset.name} {dataset.split}", "", value, "some objects or classes"))
     found.splits.append(_summary(dataset, counts, objects))
 
 
-def _in_threads(dataset: Dataset, decode: bool) -> Iterator[tuple[list[Problem], np.ndarray]]:
+def _in_threads(dataset: Dataset, decode: set[str]) -> Iterator[tuple[list[Problem], np.ndarray]]:
     from tqdm import tqdm
 
     def inspect(index: int) -> tuple[list[Problem], np.ndarray]:
-        problems = list(_image_problems(dataset, index)) if decode or "detection" not in dataset.tasks else []
+        chosen = dataset.annotations.paths[index] in decode
+        problems = list(_image_problems(dataset, index)) if chosen else []
         counts = np.zeros(len(dataset.classes), np.int64)
         if "semantic" in dataset.tasks:
             problems += _mask_problems(dataset, index, counts)
@@ -219,8 +229,6 @@ def _segment_problems(dataset: Dataset, index: int, path: str) -> list[Problem]:
 
 def _of_the_split(dataset: Dataset, counts: np.ndarray, objects: bool) -> Iterable[Problem]:
     origin, ids = f"{dataset.name} {dataset.split}", dataset.classes.ids
-    if not counts.sum():
-        yield Problem("error", origin, "", "a split without annotations", "objects or classes in some image")
     absent = [name for name, count in zip(dataset.classes.names, counts) if count == 0]
     if absent and counts.sum():
         named = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")

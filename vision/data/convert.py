@@ -1,13 +1,14 @@
 """`vision convert SRC DST --to coco|voc|yolo|masks`: a data set in another format, and what that could not express.
 
-| kept by                     | coco | voc | yolo | masks |
+| kept by                  | coco            | voc                        | yolo                | masks           |
 |---|---|---|---|---|
-| boxes                       | yes | rounded to whole pixels | to 6 digits of the image's size | no |
-| instance masks, holes       | yes | yes, where they do not overlap | yes, joined into one outline | painted over one another |
-| crowds                      | yes | as `difficult`; their pixels are ignored | left out | pixels ignored |
-| `difficult`, `truncated`    | as further keys | yes | no | no |
-| category ids                | yes | no | no | no |
-| stuff of panoptic data      | no | no | no | yes |
+| boxes                    | yes             | rounded to whole pixels    | to 6 digits         | no              |
+| instance masks, holes    | yes             | where they do not overlap  | as one outline each | the later on top |
+| crowds                   | yes             | `difficult`, pixels ignored | left out           | pixels ignored  |
+| `difficult`, `truncated` | as further keys | yes                        | no                  | no              |
+| category ids             | yes             | no                         | no                  | no              |
+| stuff of panoptic data   | no              | no                         | no                  | yes             |
+
 Whatever is not kept is counted in the report. Objects without an area are left out and counted.
 """
 

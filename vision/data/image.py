@@ -31,7 +31,10 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
     if lacking:
         raise DataError(f"{path}: truncated image, {lacking}; {_MEND}")
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error as error:  # of absurd size, for one
+        raise DataError(f"{path}: cannot be decoded ({error.err}); {_MEND}") from None
     if image is None:
         raise DataError(f"{path}: {_what(content)} of {len(content)} bytes that cannot be decoded; {_MEND}")
     if image.dtype != np.uint8:
@@ -110,12 +113,16 @@ def _what(content: bytes) -> str:
 
 
 def _truncation(content: bytes) -> str:
-    """What the end of a JPEG or PNG lacks; empty when it is whole or of another format."""
+    """What the end of a JPEG, PNG, WebP or BMP lacks; empty when it is whole or of another format."""
     if content.startswith(b"\x89PNG"):
         return "" if b"IEND" in content[-4096:] else "its end chunk (IEND) is missing"
     if content.startswith(b"\xff\xd8"):
         # not just anywhere: a thumbnail in the header has an end marker of its own
         return "" if content.rfind(b"\xff\xd9") > _start_of_scan(content) else "its end marker (EOI) is missing"
+    for start, place, before in ((b"RIFF", 4, 8), (b"BM", 2, 0)):  # these state their length
+        if content.startswith(start) and len(content) >= place + 4:
+            length = struct.unpack_from("<I", content, place)[0] + before
+            return "" if len(content) >= length else f"{length - len(content)} of {length} bytes are missing"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Images with one mask each: a list of `image mask` lines (CamVid), or two folders with equal names.
+"""Images with one mask each: a list of `image mask` lines (CamVid) or of names, or two folders with equal names.
 
 Rules. A mask has one channel or a palette; its values are class numbers, 255 is ignored, any other value without a
 class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur

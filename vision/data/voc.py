@@ -133,11 +133,12 @@ def _classes(card: Card, layout: _Layout) -> ClassMap:
 
 def _read_boxes(card: Card, split: str) -> Dataset:
     layout = _Layout(card)
+    stems = layout.stems(card.entry(split, "list"))
     classes = _classes(card, layout)
     labels = {name: label for label, name in enumerate(classes.names)}
     builder = AnnotationsBuilder(lambda image, place: (str(layout.xml / f"{Path(image).stem}.xml"), f"object {place}"))
     paths = []
-    for stem in layout.stems(card.entry(split, "list")):
+    for stem in stems:
         file = layout.xml / f"{stem}.xml"
         paths.append(layout.image(stem))
         try:
