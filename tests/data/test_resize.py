@@ -114,3 +114,16 @@ def test_segmentation_comes_back_to_the_source(with_scores):
     assert restored.labels.shape == (90, 120)
     assert (restored.labels == torch.from_numpy(sample.target.semantic)).float().mean() > 0.95
     assert (restored.scores is not None) == with_scores
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((300, 900), (444, 1333)), ((1000, 1000), (800, 800))],
+)
+def test_shorter_side_follows_the_image_whichever_way_round(source, expected):
+    # 800 on the shorter side, unless the longer one would pass 1333: 300 * 1333 / 900 = 444.3
+    preprocess = Preprocess((800, 1333), "shorter_side")
+    assert preprocess.content_size(source) == expected
+    image, placement, _ = preprocess.apply(np.zeros((*source, 3), np.uint8))
+    assert image.shape[:2] == expected
+    assert placement.size == expected

@@ -18,7 +18,7 @@ from vision.structures import Detections, Geometry, Segmentation, Target
 
 __all__ = ["MODES", "Placement", "Preprocess", "restore_boxes", "restore_detections", "restore_segmentation"]
 
-MODES = ("letterbox", "stretch", "keep")
+MODES = ("letterbox", "stretch", "keep", "shorter_side")
 TIGHT_MULTIPLE = 32  # letterbox(tight=True) pads to this, the divisor of most models
 
 
@@ -50,7 +50,9 @@ class Preprocess:
 
     letterbox: scaled by one factor until it just fits into `size`, put at the top left, the rest filled with `pad`
     (top left rather than centred, so that the content of a network image is always its first rows and columns) ·
-    stretch: resized to exactly `size` · keep: left as it is; `size` is then the size of training crops.
+    stretch: resized to exactly `size` · keep: left as it is; `size` is then the size of training crops ·
+    shorter_side: scaled by one factor so that the shorter side has size[0] pixels and the longer one at most size[1],
+    whichever way round the image is (torchvision's detectors); not padded.
     `size` is (height, width); one integer means a square.
     """
 
@@ -89,6 +91,8 @@ class Preprocess:
         factors = size[0] / source[0], size[1] / source[1]
         if self.mode == "letterbox":
             return (min(factors),) * 2
+        if self.mode == "shorter_side":
+            return (min(self.size[0] / min(source), self.size[1] / max(source)),) * 2
         return factors if self.mode == "stretch" else (1.0, 1.0)
 
     def content_size(self, source: tuple[int, int]) -> tuple[int, int]:
