@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vision.structures import ClassMap, Detections, Segmentation, Targets, _TensorData
 
-__all__ = ["DenseOutputs", "HeatmapOutputs", "RoiOutputs", "SegmentOutputs", "TrainStep", "VisionModel"]
+__all__ = ["DenseOutputs", "HeatmapOutputs", "RoiOutputs", "RoiStage", "SegmentOutputs", "TrainStep", "VisionModel"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,22 +39,35 @@ class DenseOutputs(_TensorData):
 
 
 @dataclass(frozen=True)
-class RoiOutputs(_TensorData):
-    """What a two-stage detector says: the dense outputs of its RPN, K proposals an image, and one entry a stage.
+class RoiStage(_TensorData):
+    """What one stage of a two-stage detector says of K boxes an image, and which objects they stand for.
 
-    proposals (B, K, 4) xyxy · valid (B, K) bool · stage_logits: list of (B, K, C + 1), background last ·
-    stage_deltas: list of (B, K, C or 1, 4) · stage_boxes: list of (B, K, 4), the boxes that each stage refines ·
-    features: the pyramid, for the mask branch · image_size (2,) height, width after padding.
+    boxes (B, K, 4) xyxy, the boxes that it refines · valid (B, K) bool, False for padding · logits (B, K, C + 1),
+    background last · deltas (B, K, C or 1, 4), encoded · index (B, K) int64, with targets only: the row of `Targets`,
+    -1 background, -2 neither.
+    """
+
+    boxes: Tensor
+    valid: Tensor
+    logits: Tensor
+    deltas: Tensor
+    index: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RoiOutputs(_TensorData):
+    """What a two-stage detector says: its RPN's dense outputs (None where proposals were given), and its stages.
+
+    Without targets the boxes of the first stage are the proposals by falling score; with targets they are the sampled
+    regions, positives first · features: the pyramid that regions are read from · mask_logits (B, M, C, m, m), with
+    targets only: of the first M boxes of the first stage · semantic (B, C', h, w) logits of a panoptic model.
     """
 
     rpn: DenseOutputs | None
-    proposals: Tensor
-    valid: Tensor
-    stage_logits: list
-    stage_deltas: list
-    stage_boxes: list
-    features: dict
-    extra: dict
+    stages: list[RoiStage]
+    features: list[Tensor]
+    mask_logits: Tensor | None = None
+    semantic: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ def overlap_assignment(
 
     references (P, 4) or (B, P, 4) xyxy; valid (B, P) bool, None: all. Between `low` and `high` it is ignored.
     `best_for_each`: the references that overlap an object most, among all, take the object that *they* overlap most,
-    however little (RPN and RetinaNet, as torchvision; but an overlap of 0 matches nothing). Background that lies more than half in a crowd is ignored; so
-    is what is not valid. Padding and crowds match nothing. The weight is 1 for positives.
+    however little (RPN and RetinaNet, as torchvision; but an overlap of 0 matches nothing). Background that lies more
+    than half in a crowd is ignored; so is what is not valid. Padding and crowds match nothing. The weight is 1 for
+    positives.
     """
     if references.ndim == 2:
         references = references.unsqueeze(0)  # (1, P, 4) serves every image
