@@ -6,7 +6,6 @@ are read without executing anything that the file contains: a pickle with code i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import zipfile
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from vision.data.resize import Preprocess
 from vision.engine.files import write_file
+from vision.engine.public import public_checkpoint, public_weights, weights_folders
 from vision.models import MODELS, VisionModel, build_model
 from vision.structures import ClassMap
 
@@ -76,24 +76,24 @@ def weights_file(weights: str | Path) -> Path:
     shipped = _shipped_weights()
     if str(weights) in shipped:
         return shipped[str(weights)]
-    known = f" Weights that ship with the package: {', '.join(sorted(shipped))}." if shipped else ""
-    raise ValueError(f"weights {str(weights)!r}: no such file; give a .safetensors file or a last.pt.{known}")
+    known = ", ".join([*sorted(shipped), *public_weights()])
+    raise ValueError(
+        f"weights {str(weights)!r}: no such file; give a .safetensors file, a last.pt, a run folder or one of: {known}"
+    )
 
 
 def _shipped_weights() -> dict[str, Path]:
-    import importlib.resources
-
-    folders = [Path(__file__).parents[2] / "weights"]  # a checkout
-    with contextlib.suppress(ModuleNotFoundError, TypeError):
-        folders.insert(0, Path(str(importlib.resources.files("vision.weights"))))
-    found = {}
-    for folder in reversed(folders):
-        found.update({path.stem: path for path in folder.glob("*.safetensors")})
-    return found
+    return {path.stem: path for folder in weights_folders() for path in folder.glob("*.safetensors")}
 
 
 def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, header) of a checkpoint file. ValueError when it is not one of ours, or holds code."""
+    """(tensors by name, header) of a checkpoint file. ValueError when it is not one of ours, or holds code.
+
+    The name of a public checkpoint is downloaded where it is not in the cache, and converted.
+    """
+    if str(weights) in public_weights() and not Path(weights).exists():
+        model, header = public_checkpoint(str(weights))
+        return model.state_dict(), header
     path = weights_file(weights)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
