@@ -13,28 +13,32 @@ ROOT = Path(__file__).parents[1]
 
 
 def write_bccd_like(folder, *, xml=None, image=None):
-    """A VOC data set of one 32-pixel image with one object in train and val."""
+    """A VOC data set of two 32-pixel images, a and b, with one object each, the same in train and val."""
     import cv2
 
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     picture = np.full((32, 32, 3), 90, np.uint8)
     picture[8:24, 8:24] = 200
-    cv2.imwrite(str(folder / "JPEGImages" / "a.jpg"), picture)
+    for name in "ab":
+        cv2.imwrite(str(folder / "JPEGImages" / f"{name}.jpg"), picture)
     if image is not None:
         (folder / "JPEGImages" / "a.jpg").write_bytes(image)
     box = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>24</xmax><ymax>24</ymax></bndbox>"
     text = (
-        "<annotation><filename>a.jpg</filename><size><width>32</width><height>32</height><depth>3</depth></size>"
+        "<annotation><filename>NAME.jpg</filename><size><width>32</width><height>32</height><depth>3</depth></size>"
         f"<object><name>cell</name><difficult>0</difficult>{box}</object></annotation>"
     )
-    (folder / "Annotations" / "a.xml").write_text(text if xml is None else xml)
+    for name in "ab":
+        (folder / "Annotations" / f"{name}.xml").write_text(text.replace("NAME", name))
+    if xml is not None:
+        (folder / "Annotations" / "a.xml").write_text(xml)
     for split in ("train", "val"):
-        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\n")
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\nb\n")
     return folder
 
 
-TRAIN = ["train", "--model", "yolo_n", "--image-size", "32", "--epochs", "1", "--batch-size", "1", "--device", "cpu"]
+TRAIN = ["train", "--model", "yolo_n", "--image-size", "64", "--epochs", "1", "--batch-size", "2", "--device", "cpu"]
 
 
 def run(arguments, capsys):
@@ -122,11 +126,14 @@ def test_a_truncated_image_is_named(capsys, tmp_path):
     code, text = run([*TRAIN, "--data", str(data), "--out", str(tmp_path / "run")], capsys)
     assert code == 2
     assert "a.jpg" in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_split_without_annotations_is_named(capsys, tmp_path):
     empty = "<annotation><filename>a.jpg</filename><size><width>32</width><height>32</height></size></annotation>"
-    data = write_bccd_like(tmp_path / "data", xml=empty)
+    data = write_bccd_like(tmp_path / "data")
+    for name in "ab":
+        (data / "Annotations" / f"{name}.xml").write_text(empty)
     code, text = run([*TRAIN, "--data", str(data), "--out", str(tmp_path / "run")], capsys)
     assert code == 2
     assert str(data) in text

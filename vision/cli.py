@@ -39,6 +39,9 @@ def _train(arguments: Sequence[str]) -> int:
     result = train(config)
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
+    if result.suggested_lr is not None:
+        print(f"learning rate: {result.suggested_lr:.2g}; curve: {result.folder / 'find_lr.svg'}")
+        return 0
     results = result.folder / "results.md"
     if results.is_file():
         print(results.read_text())
@@ -60,7 +63,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from vision.engine.evaluate import evaluate
 
     model = load(options.weights)
-    dataset = open_dataset(options.data, options.split, task=model.task)
+    split = options.split or (None if options.data.endswith(".json") else "val")  # an annotation file is its own split
+    dataset = open_dataset(options.data, split, task=model.task)
     evaluation = evaluate(
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta,
@@ -100,8 +104,7 @@ def _check(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from vision.data.convert import convert
 
-    for line in convert(options.source, options.destination, to=options.to) or ():
-        print(line)
+    print(convert(options.source, options.destination, options.to, options.split, options.images, options.task))
     return 0
 
 
@@ -143,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="SRC", help="data set to read")
     convert.add_argument("destination", metavar="DST", help="folder to write; must not exist")
     convert.add_argument("--to", required=True, choices=("coco", "voc", "yolo", "masks"), help="layout to write")
+    convert.add_argument("--split", help="one split only; default: all that there are")
+    convert.add_argument("--task", choices=("detection", "semantic"), help="which annotations, where there are several")
+    convert.add_argument("--images", default="link", choices=("link", "copy"), help="how images get there")
     _command(commands, "models", _models, "list the models")
     demo = _command(commands, "demo", _demo, "train, evaluate and predict on generated images, a few minutes on a CPU")
     demo.add_argument("--out", default="demo", help="folder for runs and pictures (default: %(default)s)")
@@ -170,7 +176,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("--data", required=True, help="data set, as for train")
-    parser.add_argument("--split", default="val", help="split to evaluate on (default: %(default)s)")
+    parser.add_argument("--split", help="split to evaluate on; default: val, or the annotation file that DATA is")
     parser.add_argument("--out", help="folder for metrics.json, results.md, predictions; must not exist")
     parser.add_argument("--batch-size", type=_positive, default=16, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")

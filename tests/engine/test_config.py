@@ -101,8 +101,8 @@ def test_dashes_and_underscores_are_the_same():
 
 
 def test_free_form_settings():
-    config = read_config(["--model", "unet", "--model_options.base_width", "8", "--loss.cross_entropy", "0.5"])
-    assert config.model_options == {"base_width": 8}
+    config = read_config(["--model", "unet", "--model_options.width", "8", "--loss.cross_entropy", "0.5"])
+    assert config.model_options == {"width": 8}
     assert config.loss == {"cross_entropy": 0.5}
 
 

@@ -89,7 +89,8 @@ def test_tools_train_under_accelerate_launch(tmp_path):
         sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(21000 + os.getpid() % 20000),
         "tools/train.py", "--model", "unet", "--model_options.width", "4", "--model_options.depth", "2",
-        "--data", "shapes:count=8,size=32", "--image-size", "32", "--batch-size", "2", "--epochs", "2", "--out", str(out),
+        "--data", "shapes:count=8,size=32", "--image-size", "32", "--batch-size", "2", "--epochs", "2",
+        "--out", str(out),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

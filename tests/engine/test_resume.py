@@ -15,7 +15,7 @@ import torch
 import vision
 from vision.engine import files, state
 from vision.engine import trainer as trainer_module
-from vision.engine.checkpoint import read_state
+from vision.engine.checkpoint import read_state, read_weights
 
 AUGMENTED = {"augment": {"flip_horizontal": 0.5, "scale": [0.5, 1.5], "hue": 0.1, "mosaic": 0.5}, "plain_share": 0.4}
 
@@ -51,7 +51,9 @@ def test_two_and_two_epochs_are_four(tiny, optimizer):
     assert parts.epochs == 2
     parts = vision.train(out=str(parts.folder), resume=True, stop_after_epochs=2)
     assert_same_state(whole.folder, parts.folder)
-    assert whole.weights.read_bytes() == parts.weights.read_bytes()
+    (tensors, header), (other_tensors, other_header) = read_weights(whole.weights), read_weights(parts.weights)
+    assert_equal(tensors, other_tensors, "best.safetensors")
+    assert header == other_header
     steps = [json.loads(line)["step"] for line in (parts.folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 8]
 

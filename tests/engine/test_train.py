@@ -41,8 +41,9 @@ def test_a_run_leaves_what_it_promises(tiny):
 
 
 def test_the_loss_falls(tiny):
-    losses = [row["loss"] for row in rows(vision.train(**tiny(epochs=12, val_split=None, ema={"decay": 0})).folder)]
-    assert losses[-1] < 0.9 * losses[0]
+    settings = tiny(epochs=12, val_split=None, ema={"decay": 0}, optim={"lr": 0.02}, augment={"flip_horizontal": 0.0})
+    losses = [row["loss"] for row in rows(vision.train(**settings).folder)]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_an_existing_folder_is_kept(tiny, tmp_path):
@@ -149,7 +150,10 @@ class Unchanging:
     """An evaluation that always finds the same."""
 
     headline = ("mIoU", 0.5)
-    description = {"split": "val"}
+
+    @property
+    def description(self):
+        return {"split": "val"}
 
     def to_dict(self):
         return {"mIoU": 0.5}
