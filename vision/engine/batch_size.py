@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from vision.engine.device import autocast
 from vision.engine.settings import BatchGrowthConfig
+from vision.models import TrainStep, VisionModel
 
-__all__ = ["BatchGrowth", "BatchGrowthConfig", "largest_batch"]
+__all__ = ["BatchGrowth", "BatchGrowthConfig", "fitting_batch_size", "largest_batch"]
+
+SHARE = 0.85  # of the device's memory that a step may take: optimiser, averages and fragments need the rest
 
 
 class BatchGrowth:
@@ -78,6 +85,42 @@ def largest_batch(
         else:
             bad = middle
     return good
+
+
+def fitting_batch_size(
+    model: VisionModel, load: Callable[[int], Any], device: torch.device, precision: str, limit: int
+) -> int:
+    """The largest batch that a training step of `model` fits into the memory of `device`; the model is left as it was.
+
+    `load(size)` -> a Batch of that many images. On a GPU steps are tried; on a CPU, which has no error to catch, the
+    memory that one image's step keeps for its gradients is measured, doubled, and compared with what is free.
+    """
+    twin = copy.deepcopy(model).to(device).train()
+
+    def attempt(size: int) -> None:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        batch = load(size).to(device)
+        with autocast(device, precision):
+            losses = TrainStep(twin)(batch.images, batch.targets)
+        sum(losses.values()).backward()
+        twin.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            if torch.cuda.max_memory_reserved(device) > SHARE * total:
+                raise torch.OutOfMemoryError("more than may be used beside optimiser and averages")
+
+    if device.type == "cuda":
+        return largest_batch(attempt, limit=limit)
+    held: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attempt(1)
+    return largest_batch(lambda size: None, limit=limit, fits=cpu_fits(2.0 * sum(held.values())))
 
 
 def cpu_fits(per_image: float, *, share: float = 0.8) -> Callable[[int], bool]:

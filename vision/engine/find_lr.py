@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from torch.optim import Optimizer
 
-__all__ = ["RangeTest", "range_test"]
+from vision.engine.device import autocast
+from vision.engine.log import logger
+from vision.engine.state import seed_step
+
+if TYPE_CHECKING:
+    from vision.engine.trainer import Trainer
+    from vision.structures import Batch
+
+__all__ = ["RangeTest", "find_learning_rate", "range_test"]
 
 SMOOTHING = 0.9  # share of the average of the losses that a step keeps
 DIVERGED = 4.0  # the test ends when the loss exceeds its lowest value this many times
@@ -65,6 +75,46 @@ def range_test(
     if len(rates) < 3:
         raise ValueError(f"range_test: the loss is not finite at a learning rate of {lowest:g}; check data and model")
     return RangeTest(rates, losses, suggest(rates, losses))
+
+
+def find_learning_rate(trainer: Trainer) -> RangeTest:
+    """The range test of a run that has not begun, on its own model, data and optimiser; files go to its folder.
+
+    The lowest rate is a ten-thousandth of `optim.lr`, the highest a thousand times it. The trainer is of no use
+    afterwards.
+    """
+    optimizer, config = trainer.parts.optimizer, trainer.config
+    trainer.train_step.train()
+    batches = enumerate(_endless(trainer))
+
+    def step() -> float:
+        number, batch = next(batches)
+        seed_step(config.seed, number, trainer.accelerator.process_index)
+        batch = batch.to(trainer.device)
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(trainer.device, trainer.parts.precision):
+            loss = sum(trainer.train_step(batch.images, batch.targets).values())
+        trainer.scaler.scale(loss).backward()
+        trainer.scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(trainer.parameters, config.clip_norm or float("inf"))
+        trainer.scaler.step(optimizer)
+        trainer.scaler.update()
+        return float(trainer.accelerator.reduce(loss.detach(), "mean"))
+
+    base = max(group["initial_lr"] for group in optimizer.param_groups)
+    test = range_test(step, optimizer, lowest=1e-4 * base, highest=1e3 * base)
+    if trainer.accelerator.is_main_process:
+        test.save(trainer.folder)
+        logger.info("learning rate %.2g suggested; the curve is %s", test.suggestion, trainer.folder / "find_lr.svg")
+    return test
+
+
+def _endless(trainer: Trainer) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        trainer.loader.set_epoch(epoch)
+        yield from trainer.loader
+        epoch += 1
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:

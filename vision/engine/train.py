@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from vision.data import open_dataset
 from vision.data.loader import Loader, build_loader
 from vision.data.resize import Preprocess
 from vision.data.transforms import build_augmentation
+from vision.engine.batch_size import fitting_batch_size
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import TrainConfig
 from vision.engine.device import choose_device, choose_precision
 from vision.engine.files import write_text
+from vision.engine.find_lr import find_learning_rate
 from vision.engine.log import logger
 from vision.engine.optim import build_optimizer
 from vision.engine.options import settings
@@ -49,6 +52,7 @@ class TrainResult:
     metrics: dict[str, Any]
     cpu_seconds: float
     images_per_cpu_second: float
+    suggested_lr: float | None = None
 
     @property
     def weights(self) -> Path:
@@ -84,7 +88,15 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
         write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
     accelerator.wait_for_everyone()
     _announce(trainer)
-    trainer.run()
+    if config.find_lr:
+        return TrainResult(folder, 0, 0, "", None, {}, 0.0, 0.0, find_learning_rate(trainer).suggestion)
+    try:
+        trainer.run()
+    except (ValueError, OSError):
+        written = any((folder / name).exists() for name in ("last.pt", "best.safetensors"))
+        if accelerator.is_main_process and not written:
+            shutil.rmtree(folder, ignore_errors=True)  # an unreadable image, a full disk: nothing half-written stays
+        raise
     return _result(trainer)
 
 
@@ -121,6 +133,8 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     size = config.image_size or DEFAULT_SIZE
     model.preprocess = Preprocess(size, config.resize)  # any shape of image is welcome later
     preprocess = fitting_preprocess(size, config.resize, train_dataset)
+    if config.auto_batch and not config.resume:
+        config.batch_size = _fitting_batch(config, model, train_dataset, preprocess, task, accelerator, precision)
     loader = _loader(config, train_dataset, preprocess, task, accelerator)
     if config.weights is not None:
         logger.info("weights %s: %s", config.weights, transfer(model, config.weights))
@@ -186,6 +200,26 @@ def _loader(config: TrainConfig, dataset: Any, preprocess: Preprocess, task: str
         multi_scale=config.multi_scale,
         cache_bytes=int(config.cache_gigabytes * 2**30 / accelerator.num_processes),
     )
+
+
+def _fitting_batch(
+    config: TrainConfig, model: VisionModel, dataset: Any, preprocess: Preprocess, task: str, accelerator: Any,
+    precision: str,
+) -> int:  # fmt: skip
+    """The batch size that `auto_batch` stands for: the smallest of what the processes find."""
+
+    def load(size: int) -> Any:
+        augmentation = build_augmentation(config.augment, preprocess, task)
+        loader = build_loader(
+            dataset, preprocess=preprocess, augmentation=augmentation, batch_size=size, task=task, train=True
+        )
+        return next(iter(loader))
+
+    limit = min(1024, len(dataset) // accelerator.num_processes)
+    size = fitting_batch_size(model, load, accelerator.device, precision, limit)
+    size = int(accelerator.gather(torch.tensor([size], device=accelerator.device)).min())
+    logger.info("auto_batch: %d images fit into memory", size)
+    return size
 
 
 def _workers(config: TrainConfig, accelerator: Any) -> int:

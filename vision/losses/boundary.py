@@ -113,22 +113,41 @@ def hausdorff_erosion_loss(
     second erosion.
     """
     multi_class, labels = _checked("hausdorff_erosion_loss", logits, labels, reduction)
-    probability = to_float(logits)
-    probability = probability.softmax(1) if multi_class else probability.sigmoid()
-    share = _share(labels, multi_class, ignore, probability)
-    cross = probability.new_tensor([[0, 1, 0], [1, 1, 1], [0, 1, 0]])[None, None] / 5
-    losses, present = [], []
-    for channel in range(logits.shape[1]):
-        truth = truth_of(labels, channel, multi_class)
-        part = share[:, channel if share.shape[1] > 1 else 0]
-        eroded = ((probability[:, channel] - truth.to(probability.dtype)) ** 2 * (part > 0))[:, None]
-        loss = probability.new_zeros(())
-        for step in range(1, erosions + 1):
-            eroded = (2 * F.conv2d(eroded, cross, padding=1) - 1).relu()
-            loss = loss + step**power * (eroded[:, 0] * part).sum()
-        losses.append(loss)
-        present.append(truth.any())
-    return mean_over_present(torch.stack(losses), torch.stack(present), class_weight, reduction)
+    with torch.no_grad():
+        probability = probabilities(logits, multi_class)
+        slope = torch.empty_like(probability)
+        share = _share(labels, multi_class, ignore, slope)
+        values, present = [], []
+        for channel in range(logits.shape[1]):
+            truth = truth_of(labels, channel, multi_class)
+            part = share[:, channel if share.shape[1] > 1 else 0]
+            error = (probability[:, channel] - truth.to(slope.dtype)) * (part > 0)
+            value, of_square = _eroded(error.square(), part, power, erosions)
+            slope[:, channel] = 2 * error * of_square
+            values.append(value)
+            present.append(truth.any())
+    loss = of_known_slope(logits, probability, slope, torch.stack(values), multi_class)
+    return mean_over_present(loss, torch.stack(present), class_weight, reduction)
+
+
+def _eroded(values: Tensor, share: Tensor, power: float, erosions: int) -> tuple[Tensor, Tensor]:
+    """sum_k k^power sum(share * values eroded k times), and its slope in `values` (B, H, W)."""
+    total, alive = values.new_zeros(()), []
+    for step in range(1, erosions + 1):
+        values = (0.4 * _cross_sum(values) - 1).relu()
+        alive.append(values > 0)
+        total = total + step**power * (values * share).sum()
+    slope = torch.zeros_like(share)
+    for step in range(erosions, 0, -1):  # the cross is symmetric: its transpose is itself
+        slope = (slope + step**power * share) * alive[step - 1]
+        slope = 0.4 * _cross_sum(slope)
+    return total, slope
+
+
+def _cross_sum(values: Tensor) -> Tensor:
+    """Each pixel of (B, H, W) and its four neighbours; a convolution would lose digits under autocast."""
+    padded = F.pad(values, (1, 1, 1, 1))
+    return values + padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
 
 
 def boundary_iou_loss(

@@ -98,6 +98,9 @@ class SegmentationLoss:
             for term, function in zip(self.terms, self._functions)
         ]
 
+        pairs = zip(self.terms, self._functions)
+        self._weighs_pixels = {term.name for term, function in pairs if "pixel_weight" in _parameters(function)}
+
     @property
     def needs_counts(self) -> bool:
         """Whether class weights are to be derived from the data set's counts (see `use_counts`)."""
@@ -135,7 +138,7 @@ class SegmentationLoss:
                         "a binary mask has one: weigh its positives by the focal loss's alpha, or by Tversky's beta"
                     )
                 options["class_weight"] = class_weight
-            if pixel_weight is not None and "pixel_weight" in _parameters(function):
+            if pixel_weight is not None and term.name in self._weighs_pixels:
                 options["pixel_weight"] = pixel_weight
             losses[term.name] = weight * function(logits, labels, ignore=self.ignore, **options)
         return losses
