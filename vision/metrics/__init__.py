@@ -1,4 +1,4 @@
-"""Metrics: each has `update`, `compute() -> result with to_dict() and table()`, `merge`, `all_reduce`, `reset`, `to`."""
+"""Metrics: each has `update`, `compute()` -> result, `merge`, `all_reduce`, `reset`, `to`."""
 
 from vision.metrics.detection import DetectionAP, DetectionResult
 from vision.metrics.segmentation import SegmentationResult, SegmentationScore, confusion_matrix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -37,13 +37,14 @@ class Protocol:
 class Ranked:
     """Detections in matching order (class, image, falling score), cut at the largest number allowed.
 
-    rank (D,) within the group · place (D,) position in the order (class, falling score) · first (K + 1,) first place
-    of each class.
+    rank (D,) within the group · place (D,) position in the order (class, falling score) · by_place (D,) its inverse ·
+    first (K + 1,) first place of each class.
     """
 
     found: Found
     rank: Tensor
     place: Tensor
+    by_place: Tensor
     first: Tensor
 
 
@@ -67,21 +68,19 @@ def rank_detections(found: Found, protocol: Protocol) -> Ranked:
     if len(found) and bool((found.image[1:] < found.image[:-1]).any()):
         found = found.select(found.image.argsort(stable=True))
     by_score = (-found.score).argsort(stable=True)
-    group = found.label * protocol.images + found.image
-    order = by_score[group[by_score].argsort(stable=True)]
-    group = group[order]
+    group, order = (found.label * protocol.images + found.image)[by_score].sort(stable=True)
     numbers = torch.arange(len(order), device=order.device)
-    rank = numbers - torch.searchsorted(group, group)
-    kept = rank < protocol.max_detections[-1]
-    order, rank = order[kept], rank[kept]
-    # where each kept detection stands in its class by falling score
-    standing = torch.empty_like(by_score)
-    standing[by_score] = numbers
-    by_place = (found.label[order] * max(len(found), 1) + standing[order]).argsort()
+    opens = torch.ones_like(group, dtype=torch.bool)
+    opens[1:] = group[1:] != group[:-1]
+    rank = numbers - torch.where(opens, numbers, 0).cummax(0).values if len(order) else numbers
+    kept = (rank < protocol.max_detections[-1]).nonzero()[:, 0]
+    order, rank = order[kept], rank[kept]  # order: positions in by_score, which standing also ranks by score
+    chosen = found.select(by_score[order])
+    by_place = (chosen.label * max(len(found), 1) + order).argsort()
     place = torch.empty_like(by_place)
-    place[by_place] = torch.arange(len(order), device=order.device)
-    counts = torch.bincount(found.label[order], minlength=protocol.classes)
-    return Ranked(found.select(order), rank, place, _starts(counts))
+    place[by_place] = numbers[: len(order)]
+    counts = torch.bincount(chosen.label, minlength=protocol.classes)
+    return Ranked(chosen, rank, place, by_place, _starts(counts))
 
 
 def overlapping_pairs(found: Found, truth: Truth, protocol: Protocol) -> Pairs:
@@ -98,70 +97,100 @@ def overlapping_pairs(found: Found, truth: Truth, protocol: Protocol) -> Pairs:
     return Pairs(first[near], second[near], overlap[near])
 
 
+@dataclass(frozen=True)
+class Events:
+    """The matches that move a curve, in the order (curve, falling score): curve (E,) = (threshold * A + area) * K +
+    class · standing (E,) = area * (D + 1) + place + 1 · rank, score of the detection · hit: true positive · inside: a
+    detection within the range of area, which would have been a false positive without the match."""
+
+    curve: Tensor
+    standing: Tensor
+    rank: Tensor
+    score: Tensor
+    hit: Tensor
+    inside: Tensor
+
+    def select(self, index: Tensor) -> Events:
+        return Events(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
 def accumulate(
     ranked: Ranked, truth: Truth, ignored: Tensor, matches: Matches, protocol: Protocol
 ) -> dict[str, Tensor]:
     """The arrays from the matches alone: between two matches precision only falls, so nothing else has to be read."""
     counted = torch.stack([torch.bincount(truth.label[~row], minlength=protocol.classes) for row in ignored])  # (A, K)
-    hit = ~ignored[matches.area, matches.truth]
-    real = ~(hit & truth.unmatchable[matches.truth])
-    matches = Matches(*(getattr(matches, name)[real] for name in ("threshold", "area", "found", "truth")))
-    hit = hit[real]
     low, high = truth.box.new_tensor(protocol.areas).T[:, :, None]
     in_range = ~((ranked.found.area < low) | (ranked.found.area > high))  # (A, D)
-    case = matches.threshold * len(protocol.areas) + matches.area
-    order = (case * max(len(ranked.found), 1) + ranked.place[matches.found]).argsort()
-    matches = Matches(*(getattr(matches, name)[order] for name in ("threshold", "area", "found", "truth")))
-    hit = hit[order]
+    events = _events(ranked, truth, ignored, in_range, matches, protocol)
+    in_range, rank = in_range[:, ranked.by_place], ranked.rank[ranked.by_place]
     parts = []
     for limit in protocol.max_detections:
-        chosen = ranked.rank[matches.found] < limit
-        subset = Matches(*(getattr(matches, name)[chosen] for name in ("threshold", "area", "found", "truth")))
-        parts.append(_curves(ranked, in_range, counted, subset, hit[chosen], limit, protocol))
+        last = limit == protocol.max_detections[-1]
+        chosen = events if last else events.select((events.rank < limit).nonzero()[:, 0])
+        standing = _starts(in_range if last else in_range & (rank < limit))
+        parts.append(_curves(chosen, standing, ranked, counted, protocol))
     return {name: torch.stack([part[name] for part in parts], -1) for name in ("precision", "recall", "scores")}
 
 
-def _curves(
-    ranked: Ranked, in_range: Tensor, counted: Tensor, matches: Matches, hit: Tensor, limit: int, protocol: Protocol
-) -> dict[str, Tensor]:
-    ranges, classes = counted.shape
-    shape = (len(protocol.ious), ranges, classes)
-    label = ranked.found.label[matches.found]
-    curve = (matches.threshold * ranges + matches.area) * classes + label  # rising
-    numbers = torch.bincount(curve, minlength=shape[0] * ranges * classes)
-    begin = _starts(numbers)[curve]
-    inside = in_range[matches.area, matches.found]
-    true = _running(hit)
-    false = _running(inside)
-    true_positives = true[1:] - true[begin]
-    # false positives: detections of this class up to here, in range, less those matched
-    standing = torch.zeros_like(in_range)
-    standing[:, ranked.place] = in_range & (ranked.rank < limit)
-    standing = torch.nn.functional.pad(standing.cumsum(1), (1, 0))  # (A, D + 1)
-    place = ranked.place[matches.found]
-    up_to = standing[matches.area, place + 1] - standing[matches.area, ranked.first[label]]
-    total = true_positives + up_to - (false[1:] - false[begin])
-    hits = hit.nonzero()[:, 0]
-    true_positives, total, curve = true_positives[hits], total[hits], curve[hits]
-    precision = _envelope(true_positives, total, curve)
-    score = ranked.found.score[matches.found[hits]]
-    reached = torch.bincount(curve, minlength=shape[0] * ranges * classes)
+def _events(
+    ranked: Ranked, truth: Truth, ignored: Tensor, in_range: Tensor, matches: Matches, protocol: Protocol
+) -> Events:
+    found, place = matches.found, ranked.place[matches.found]
+    hit = ~ignored.flatten()[matches.area * len(truth) + matches.truth]
+    inside = in_range.flatten()[matches.area * len(ranked.found) + found]
+    real = ~(hit & truth.unmatchable[matches.truth])
+    case = matches.threshold * len(protocol.areas) + matches.area
+    moves = ((hit | inside) & real).nonzero()[:, 0]
+    number = max(len(ranked.found), 1)
+    order = moves[(case[moves] * number + place[moves]).argsort()]
+    found = found[order]
+    return Events(
+        case[order] * protocol.classes + ranked.found.label[found],
+        matches.area[order] * (len(ranked.found) + 1) + place[order] + 1,
+        ranked.rank[found],
+        ranked.found.score[found],
+        hit[order],
+        inside[order],
+    )
+
+
+def _curves(events: Events, standing: Tensor, ranked: Ranked, counted: Tensor, protocol: Protocol) -> dict[str, Tensor]:
+    """Arrays for one limit of detections; standing (A, D + 1): detections in range before each place."""
+    shape = (len(protocol.ious), *counted.shape)  # (T, A, K)
+    curves = shape[0] * shape[1] * shape[2]
+    hits = events.hit.nonzero()[:, 0]
+    curve = events.curve[hits]
+    reached = torch.bincount(curve, minlength=curves)
     start = _starts(reached)[:-1]
+    true_positives = torch.arange(1, len(hits) + 1, device=hits.device) - start[curve]
+    # false positives: detections of this class up to here that are in range, less those among them that are matched
+    matched = _starts(events.inside)
+    first_event = _starts(torch.bincount(events.curve, minlength=curves))[:-1]
+    offset = matched[first_event] - standing[:, ranked.first[:-1]].expand(shape).flatten()
+    false_positives = standing.flatten()[events.standing[hits]] - matched[hits + 1] + offset[curve]
+    precision = _envelope(true_positives, true_positives + false_positives, curve)
+    score = events.score[hits]
+
     needed = _hits_needed(counted, protocol.recalls)  # (R, A, K)
-    index = start.view(shape)[:, None] + needed.clamp(min=1) - 1  # (T, R, A, K)
-    attained = needed.clamp(min=1) <= reached.view(shape)[:, None]
-    precision = torch.where(attained, _padded(precision)[index * attained], 0.0)
-    score = torch.where(attained, _padded(score)[index * attained], 0.0)
-    top = _padded(_by_place(ranked.found.score, ranked.place))[ranked.first[:-1].clamp(max=len(ranked.found))]
-    top = torch.where(ranked.first[1:] > ranked.first[:-1], top, 0.0)
-    score = torch.where(needed == 0, top, score)  # recall 0 is read at the first detection, right or wrong
+    reached, start = reached.view(shape)[:, None], start.view(shape)[:, None]
+    attained = needed.clamp(min=1) <= reached
+    index = torch.where(attained, start + needed.clamp(min=1) - 1, 0)  # (T, R, A, K)
+    precision = torch.where(attained, _padded(precision)[index], 0.0)
+    score = torch.where(attained, _padded(score)[index], 0.0)
+    score = torch.where(needed == 0, _top_scores(ranked), score)  # recall 0 is read at the first one, right or wrong
     absent = counted == 0
-    recall = reached.view(shape) / counted.clamp(min=1).double()
+    recall = reached[:, 0] / counted.clamp(min=1).double()
     return {
         "precision": torch.where(absent, -1.0, precision).transpose(2, 3),
         "scores": torch.where(absent, -1.0, score).transpose(2, 3),
         "recall": torch.where(absent, -1.0, recall).transpose(1, 2),
     }
+
+
+def _top_scores(ranked: Ranked) -> Tensor:
+    """Highest score of each class (K,), 0 without detections."""
+    top = _padded(ranked.by_place)[ranked.first[:-1]]
+    return torch.where(ranked.first[1:] > ranked.first[:-1], _padded(ranked.found.score)[top], 0.0)
 
 
 def _envelope(true_positives: Tensor, total: Tensor, curve: Tensor) -> Tensor:
@@ -193,19 +222,9 @@ def _hits_needed(counted: Tensor, recalls: tuple[float, ...]) -> Tensor:
 
 
 def _starts(counts: Tensor) -> Tensor:
-    """Exclusive running sum with the total at the end."""
-    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-
-
-def _running(flags: Tensor) -> Tensor:
-    return _starts(flags.long())
+    """Running sum along the last axis, exclusive, with the total at the end."""
+    return torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
 
 
 def _padded(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(values, (0, 1))
-
-
-def _by_place(values: Tensor, place: Tensor) -> Tensor:
-    ordered = torch.empty_like(values)
-    ordered[place] = values
-    return ordered

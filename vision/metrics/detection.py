@@ -10,8 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.average_precision import AREA_RANGES, IOU_THRESHOLDS, RECALL_THRESHOLDS, Protocol
-from vision.metrics.average_precision import evaluate_detections
+from vision.metrics.average_precision import (
+    AREA_RANGES,
+    IOU_THRESHOLDS,
+    RECALL_THRESHOLDS,
+    Protocol,
+    evaluate_detections,
+)
 from vision.metrics.overlap import Found, Truth
 from vision.metrics.records import DetectionRecords
 from vision.metrics.table import null_undefined, result_table

@@ -37,19 +37,22 @@ def match(pairs: Pairs, ignored: Tensor, crowd: Tensor, thresholds: Tensor) -> M
     thresholds (T,) float64, IoU >= threshold matches.
     """
     ranges, number = ignored.shape
-    preference = _preference(pairs, ignored)  # (A, P)
-    valid = pairs.overlap[preference] >= thresholds[:, None, None]  # (T, A, P)
-    threshold, area, place = valid.nonzero(as_tuple=True)
-    pair = preference[area, place]
+    preference = _preference(pairs, ignored).flatten()  # (A * P,)
+    cases, candidates = len(thresholds) * ranges, len(pairs.found)
+    valid = pairs.overlap[preference].view(ranges, -1) >= thresholds[:, None, None]  # (T, A, P)
+    counts = valid.sum(-1).flatten()
+    size = int(counts.sum())
+    case = torch.arange(cases, device=counts.device)
+    entry_case = torch.repeat_interleave(case, counts, output_size=size)
+    skipped = torch.repeat_interleave(case // ranges * (ranges * candidates), counts, output_size=size)
+    pair = preference[valid.flatten().nonzero()[:, 0] - skipped]
     found, truth = pairs.found[pair], pairs.truth[pair]
-    case = threshold * ranges + area
-    size = len(pair)
-    # a crowd has room for all: each of its proposals gets a slot of its own
-    slots = len(thresholds) * ranges * number
-    slot = torch.where(crowd[truth], slots + torch.arange(size, device=pair.device), case * number + truth)
+    slot = entry_case * number + truth
+    if bool(crowd.any()):  # a crowd has room for all: each of its proposals gets a slot of its own
+        slot = torch.where(crowd[truth], cases * number + torch.arange(size, device=pair.device), slot)
     begins = torch.ones(size + 1, dtype=torch.bool, device=pair.device)
-    begins[1:-1] = (found[1:] != found[:-1]) | (case[1:] != case[:-1])
-    holder = torch.full((slots + size,), size, device=pair.device)
+    begins[1:-1] = (found[1:] != found[:-1]) | (entry_case[1:] != entry_case[:-1])
+    holder = torch.full((cases * number + size,), size, device=pair.device)
     proposals = begins[:-1].nonzero()[:, 0]
     while len(proposals):
         asked = slot[proposals]
@@ -60,7 +63,9 @@ def match(pairs: Pairs, ignored: Tensor, crowd: Tensor, thresholds: Tensor) -> M
         following = torch.cat([proposals[~won], displaced]) + 1
         proposals = following[~begins[following]]
     kept = holder[holder < size].sort().values
-    return Matches(threshold[kept], area[kept], found[kept], truth[kept])
+    case = entry_case[kept]
+    threshold = torch.div(case, ranges, rounding_mode="floor")
+    return Matches(threshold, case - threshold * ranges, found[kept], truth[kept])
 
 
 def _preference(pairs: Pairs, ignored: Tensor) -> Tensor:
@@ -68,5 +73,5 @@ def _preference(pairs: Pairs, ignored: Tensor) -> Tensor:
     backward = torch.arange(len(pairs.found) - 1, -1, -1, device=pairs.found.device)
     best = backward[pairs.overlap[backward].argsort(descending=True, stable=True)]
     best = best[pairs.found[best].argsort(stable=True)]
-    rank = pairs.found[best] * 2 + ignored[:, pairs.truth[best]]  # (A, P)
-    return best[rank.argsort(dim=1, stable=True)]
+    choice, truth = pairs.found[best] * 2, pairs.truth[best]
+    return torch.stack([best[(choice + row[truth]).argsort(stable=True)] for row in ignored])

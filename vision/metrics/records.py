@@ -40,7 +40,7 @@ class DetectionRecords:
                 "label": torch.cat([one.labels for one in detections]).long(),
                 "score": torch.cat([one.scores for one in detections]).detach(),
                 "box": torch.cat([one.boxes for one in detections]).detach().reshape(-1, 4),
-                "masks": self._masks([one.masks for one in detections], [t.size for t in targets], device, sizes),
+                "masks": self._masks([one.masks for one in detections], device, sizes),
             }
         )
         counts = [len(target) for target in targets]
@@ -51,15 +51,15 @@ class DetectionRecords:
                 "box": torch.cat([torch.from_numpy(target.boxes) for target in targets]),
                 "area": torch.cat([torch.from_numpy(target.area) for target in targets]),
                 "crowd": torch.cat([torch.from_numpy(target.crowd) for target in targets]),
-                "masks": self._masks([t.masks for t in targets], [t.size for t in targets], "cpu", counts),
+                "masks": self._masks([t.masks for t in targets], "cpu", counts),
             }
         )
 
-    def _masks(self, masks: list, sizes: list, device: Any, counts: list[int]) -> Runs | None:
+    def _masks(self, masks: list, device: Any, counts: list[int]) -> Runs | None:
         if self.kind != "segm":
             return None
         parts = []
-        for mask, size, count in zip(masks, sizes, counts):
+        for mask, count in zip(masks, counts):
             if mask is None and count:
                 raise ValueError("DetectionAP: kind 'segm' needs masks, but there are objects without (masks is None)")
             if mask is None or isinstance(mask, (list, tuple)):
@@ -97,7 +97,7 @@ class DetectionRecords:
             self.extend(part)
 
     def flat(self) -> tuple[Found, Truth, int]:
-        """All detections and ground truths on the detections' device, images numbered by rising id, and their number."""
+        """All detections and ground truths on the detections' device, images numbered by rising id, their number."""
         images = len(self.image_ids)
         order = sorted(range(images), key=lambda i: _sort_key(self.image_ids[i]))
         position = torch.empty(images, dtype=torch.int64)

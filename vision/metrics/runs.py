@@ -115,8 +115,8 @@ def runs_from_bitmaps(masks: Tensor) -> Runs:
     return Runs(place[0::2], place[1::2], number // 2, size)
 
 
-def runs_from_rle(masks: Sequence[dict], size: tuple[int, int] | None = None) -> Runs:
-    """Runs of COCO run-length dicts {"size": [h, w], "counts": list of int, bytes or str}; `size` serves empty lists."""
+def runs_from_rle(masks: Sequence[dict]) -> Runs:
+    """Runs of COCO run-length dicts {"size": [h, w], "counts": list of int, bytes or str}."""
     counts = [_counts(mask) for mask in masks]
     if not counts:
         return Runs(*(torch.zeros(0, dtype=torch.int64) for _ in range(3)), torch.zeros((0, 2), dtype=torch.int64))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["distance_transform", "signed_distance", "squared_distance_transform"]
+__all__ = ["distance_transform", "signed_distance", "square_root", "squared_distance_transform"]
 
 _BLOCK = 8  # shifts between two looks at the largest distance left, each of which waits for the device
 
@@ -18,7 +19,12 @@ def distance_transform(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> T
     mask (..., H, W) or, with three spacings, (..., D, H, W), bool; spacing: size of a pixel along these axes. What
     lies outside the mask does not count as False. No gradient. ValueError for a mask with fewer axes than spacings.
     """
-    return squared_distance_transform(mask, spacing).sqrt_()
+    return square_root(squared_distance_transform(mask, spacing))
+
+
+def square_root(values: Tensor) -> Tensor:
+    """Correctly rounded square roots: torch's own on a CPU goes through a vector library that misses the last bit."""
+    return torch.from_numpy(np.sqrt(values.numpy())) if values.device.type == "cpu" else values.sqrt()
 
 
 def squared_distance_transform(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> Tensor:
@@ -46,7 +52,7 @@ def _along_last_axis(mask: Tensor, step: float) -> Tensor:
     before = torch.where(mask, -far, place).cummax(-1).values
     after = torch.where(mask, 2 * far, place).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.minimum(place - before, after - place)
-    return torch.where(nearest > length, torch.inf, (nearest * step).double().square())
+    return torch.where(nearest > length, torch.inf, (nearest.double() * step).square())
 
 
 def _spread(squares: Tensor, axis: int, step: float) -> Tensor:
