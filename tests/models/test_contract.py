@@ -12,7 +12,7 @@ from vision.structures import ClassMap, Detections, Segmentation, Targets
 
 TINY_YOLO = {"depth": 0.3, "width": 0.03}
 NARROW = {"backbone_options": {"width": 0.25}}
-TINY_PYRAMID = {"backbone": "resnet18", "width": 32, "depth": 1, **NARROW}
+TINY_PYRAMID = {"backbone": "resnet18", "width": 64, "depth": 1, **NARROW}
 
 # name -> options that make it small; the classes are 3, the images about 64 px
 SMALL = {

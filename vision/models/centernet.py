@@ -48,9 +48,9 @@ class CenterNet(VisionModel):
                 for name, outputs in (("heatmap", len(self.classes)), ("size", 2), ("offset", 2))
             }
         )
-        for name in ("size", "offset"):
+        for name, start in (("size", 1.0), ("offset", 0.5)):
             nn.init.normal_(self.head[name][-1].weight, std=0.001)
-            nn.init.zeros_(self.head[name][-1].bias)
+            nn.init.constant_(self.head[name][-1].bias, start)
         nn.init.constant_(self.head["heatmap"][-1].bias, prior_bias(0.1))
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> HeatmapOutputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.backbones.base import BackboneOptions
@@ -28,6 +29,18 @@ def reduce_tail(shape: MobileNetShape) -> MobileNetShape:
     return replace(shape, blocks=(*blocks, *halved))
 
 
+class LoneBatchNorm(nn.BatchNorm2d):
+    """Batch norm that trains on a single value a channel too, by its running statistics; PyTorch's own would raise.
+
+    A batch of one image has such maps: the coarsest level of a 320 px image is one place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 class MobileLevels(nn.Module):
     """A MobileNet's maps at stride 16 (the expansion before the last stride) and 32, and four extra ones: 6 levels."""
 
@@ -36,7 +49,7 @@ class MobileLevels(nn.Module):
         if name not in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"):
             choices = "mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small"
             raise ValueError(f"SSDlite: backbone {name!r}; choose one of {choices}")
-        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
+        norm = partial(LoneBatchNorm, eps=1e-3, momentum=0.03)
         shape = MOBILENETS[name]
         if reduced and shape.version == 3:
             shape = reduce_tail(shape)
@@ -81,7 +94,7 @@ def build_ssdlite(
     """SSDlite. `reduced` halves the last stage of a MobileNetV3; `width` multiplies all channels. Made for 320 px."""
     body = MobileLevels(backbone, reduced=reduced, width=width)
     anchors = DefaultBoxes([[2, 3]] * LEVELS, linear_scales(LEVELS, 0.2, 0.95))
-    norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
+    norm = partial(LoneBatchNorm, eps=1e-3, momentum=0.03)
     head = LevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=norm)
     draw_normal(head)
     model = SSD(classes, body, head, anchors, candidates=300, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

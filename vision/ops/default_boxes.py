@@ -55,12 +55,14 @@ class DefaultBoxes(nn.Module):
         for number, (height, width) in enumerate(grids):
             sides = getattr(self, f"sides{number}").float()
             size = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32, device=sides.device)
-            steps = (self.strides[number],) * 2 if self.strides else (image_size[1] / width, image_size[0] / height)
-            x = (torch.arange(width, device=sides.device) + 0.5) * (steps[0] / image_size[1])
-            y = (torch.arange(height, device=sides.device) + 0.5) * (steps[1] / image_size[0])
+            across, down = width, height  # places in the whole image, as many as strides say where they are given
+            if self.strides:
+                across, down = image_size[1] / self.strides[number], image_size[0] / self.strides[number]
+            x = (torch.arange(width, device=sides.device) + 0.5) / across
+            y = (torch.arange(height, device=sides.device) + 0.5) / down
             centres = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
             centres = centres.unsqueeze(2)  # (h, w, 1, 2)
             corners = [(centres - 0.5 * sides) * size, (centres + 0.5 * sides) * size]
             boxes.append(torch.cat(corners, -1).reshape(-1, 4))
-            strides.append(torch.full((len(boxes[-1]),), float(steps[0]), device=sides.device))
+            strides.append(torch.full((len(boxes[-1]),), image_size[1] / across, device=sides.device))
         return torch.cat(boxes), torch.cat(strides)
