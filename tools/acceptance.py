@@ -50,12 +50,7 @@ RUNS = {
     ),
     "camvid_deeplab": Run(
         "camvid",
-        {
-            "model": "deeplab_v3_plus",
-            "model_options": {"backbone": "mobilenet_v2"},
-            "config": "camvid",
-            "cpu_seconds": 600,
-        },
+        {"model": "deeplab_v3_plus", "config": "camvid_deeplab", "cpu_seconds": 600},
         {"mIoU": 0.42},
     ),
     "membrane": Run(
