@@ -13,6 +13,8 @@ from vision.structures import ClassMap, Detections, Segmentation, Targets
 TINY_YOLO = {"depth": 0.3, "width": 0.03}
 NARROW = {"backbone_options": {"width": 0.25}}
 TINY_PYRAMID = {"backbone": "resnet18", "width": 64, "depth": 1, **NARROW}
+FEW_REGIONS = {"per_level": 20, "proposals": 16, "train_per_level": 20, "train_proposals": 16, "roi_batch": 16}
+TINY_RCNN = {"backbone": "resnet18", "width": 16, "hidden": 16, "settings": FEW_REGIONS, **NARROW}
 
 # name -> options that make it small; the classes are 3, the images about 64 px
 SMALL = {
@@ -48,6 +50,11 @@ SMALL = {
     "centernet_resnet18": {"channels": (16, 16, 16), "width": 16, "deformable": True, **NARROW},
     "centernet_resnet50": {"backbone": "resnet18", "channels": (16, 16, 16), "width": 16, **NARROW},
     "centernet_resnet101": {"backbone": "resnet18", "channels": (16, 16, 16), "width": 16, **NARROW},
+    "faster_rcnn": TINY_RCNN,
+    "faster_rcnn_c4": {"backbone": "resnet18", "settings": FEW_REGIONS},
+    "mask_rcnn": {"recipe": "v2", **TINY_RCNN},
+    "cascade_rcnn": TINY_RCNN,
+    "cascade_mask_rcnn": TINY_RCNN,
     "yolo_n": TINY_YOLO,
     "yolo_s": TINY_YOLO,
     "yolo_m": TINY_YOLO,
@@ -56,11 +63,13 @@ SMALL = {
 }
 # what only some models do not keep, each with its reason
 EXCEPTIONS: dict[tuple[str, str], str] = {}
+# modules whose models are of the family of another module's
+KIN = {"vision.models.mask_rcnn", "vision.models.cascade_rcnn", "vision.models.panoptic_fpn"}
 
 
 def models(promise, representative=False):
     """All models; where `representative` only one of each family by default, the others marked slow."""
-    seen, params = set(), []
+    seen, params = set(KIN), []
     for name in SMALL:
         family = MODELS.get(name, ":").split(":")[0]
         marks = [pytest.mark.slow] if representative and family in seen else []
