@@ -10,7 +10,7 @@ from layouts import coco_folder, save_image, voc_folder
 from PIL import Image
 
 from vision.data import DataError, open_dataset
-from vision.data.pack import RINGS_FLOAT, RINGS_HUNDREDTHS, AnnotationsBuilder, PackedText, pack_rings, unpack_rings
+from vision.data.pack import AnnotationsBuilder, PackedText, pack_coordinates
 from vision.data.segment import compressed_counts
 
 
@@ -29,19 +29,27 @@ def test_packed_texts_have_an_end():
 
 
 @settings(max_examples=50)
-@given(st.lists(st.lists(st.integers(0, 10**6), min_size=6, max_size=12), min_size=1, max_size=4), st.booleans())
-def test_polygons_come_back_to_the_last_bit(rings, thirds):
+@given(
+    st.lists(st.lists(st.lists(st.integers(0, 10**6), min_size=6, max_size=12), max_size=3), max_size=4), st.booleans()
+)
+def test_polygons_come_back_to_the_last_bit(objects, thirds):
     # two decimals, as COCO writes them, are kept as integers: k / 100 is the double that "k/100" parses to
-    rings = [np.array(ring) / (3.0 if thirds else 100.0) for ring in rings]
-    kind, content = pack_rings(rings)
-    if not thirds:
-        assert kind == RINGS_HUNDREDTHS
-    for ring, again in zip(rings, unpack_rings(content, kind), strict=True):
-        np.testing.assert_array_equal(ring, again)
+    objects = [[np.array(ring) / (3.0 if thirds else 100.0) for ring in rings] for rings in objects]
+    builder = AnnotationsBuilder(lambda image, place: (image, ""))
+    builder.add_image("a.jpg", "a", (100, 100))
+    for place, rings in enumerate(objects):
+        builder.add_object((0, 0, 9, 9), 0, place, segment=rings or None)
+    annotations = builder.finish()
+    assert thirds or annotations.coordinates.dtype == np.int32
+    assert annotations.all_segmented == (len(objects) > 0 and all(objects))
+    for row, rings in enumerate(objects):
+        for ring, again in zip(rings, annotations.segment(row) or [], strict=True):
+            np.testing.assert_array_equal(ring, again)
 
 
 def test_polygons_of_other_fractions_are_floats():
-    assert pack_rings([np.array([1 / 3, 0, 1, 1, 0, 1])])[0] == RINGS_FLOAT
+    assert pack_coordinates(np.array([1 / 3, 0, 1, 1, 0, 1])).dtype == np.float64
+    assert pack_coordinates(np.array([0.29, 0.57, 1.15])).tolist() == [29, 57, 115]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -7,18 +7,18 @@ kept, with a warning · a ring of under 3 points is left out, with a warning · 
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vision.data.card import Card
 from vision.data.dataset import Dataset
 from vision.data.files import absolute_path, missing_files, read_json
 from vision.data.image import image_size
-from vision.data.pack import CROWD, DIFFICULT, NO_SEGMENT, TRUNCATED, AnnotationsBuilder
+from vision.data.pack import CROWD, DIFFICULT, TRUNCATED, AnnotationsBuilder
 from vision.data.problem import DataError, Problem
 from vision.data.segment import compressed_counts, segment_area, segment_box
 from vision.structures import ClassMap
@@ -116,8 +116,7 @@ class _InstancesReader:
         annotations = self.builder.finish()
         paths = (annotations.paths[i] for i in range(len(annotations.paths)))
         self.builder.problems += missing_files(paths, "image", str(self.path))
-        kinds = annotations.segment_kind
-        tasks = ["detection", "instance"] if len(kinds) and (kinds != NO_SEGMENT).all() else ["detection"]
+        tasks = ["detection", "instance"] if annotations.all_segmented else ["detection"]
         return Dataset(self.card.name, self.split, self.classes, tasks, annotations, problems=self.builder.problems)
 
     def _images(self) -> list[dict[str, Any]]:
@@ -177,13 +176,11 @@ class _InstancesReader:
         except (ValueError, TypeError) as error:
             self.problem("error", where, str(error), "bbox [x, y, width, height] and a COCO segmentation")
 
-    def _segment(self, segmentation: Any, where: str, size: tuple[int, int]) -> bytes | list[np.ndarray] | None:
+    def _segment(self, segmentation: Any, where: str, size: tuple[int, int]) -> bytes | list[array] | None:
         if not segmentation:
             return None
         if isinstance(segmentation, list):
-            rings = [np.asarray(ring, np.float64) for ring in segmentation]
-            if any(ring.ndim != 1 or len(ring) % 2 or not np.isfinite(ring).all() for ring in rings):
-                raise ValueError("a polygon that is not a flat list of x, y")
+            rings = [_ring(ring) for ring in segmentation]
             whole = [ring for ring in rings if len(ring) >= 6]
             if len(whole) < len(rings):
                 few = len(rings) - len(whole)
@@ -192,12 +189,22 @@ class _InstancesReader:
         return compressed_counts(segmentation, size)
 
 
-def _box(bbox: Any, segment: bytes | list[np.ndarray] | None, size: tuple[int, int]) -> tuple[float, ...]:
+def _ring(values: Any) -> array:
+    try:
+        ring = array("d", values)
+        if len(ring) % 2 or not math.isfinite(sum(ring)):
+            raise ValueError
+        return ring
+    except (TypeError, ValueError):
+        raise ValueError("a polygon that is not a flat list of x, y") from None
+
+
+def _box(bbox: Any, segment: bytes | list[array] | None, size: tuple[int, int]) -> tuple[float, ...]:
     if bbox is None and segment is not None:
         bbox = segment_box(segment, size)
     if bbox is None:
         raise ValueError("neither bbox nor segmentation")
     left, top, width, height = (float(value) for value in bbox)
-    if not np.isfinite((left, top, width, height)).all():
+    if not math.isfinite(left + top + width + height):
         raise ValueError(f"bbox {bbox}")
     return left, top, left + width, top + height

@@ -19,9 +19,6 @@ __all__ = ["CROWD", "DEGENERATE", "DIFFICULT", "STUFF", "TRUNCATED", "Annotation
 # bits of Annotations.flags
 CROWD, DIFFICULT, TRUNCATED, DEGENERATE, STUFF = 1, 2, 4, 8, 16
 
-# what the bytes of an object's segment are: nothing, COCO's compressed RLE, rings in hundredths of a pixel, or rings
-NO_SEGMENT, RLE, RINGS_HUNDREDTHS, RINGS_FLOAT = 0, 1, 2, 3
-
 
 class PackedText:
     """A read-only list of strings in two arrays: the UTF-8 bytes of all, and where each begins."""
@@ -50,7 +47,9 @@ class Annotations:
     paths N image files · ids (N,) int64 or N texts, as in the files · sizes (N, 2) int32 height, width · start (N + 1,)
     boxes (M, 4) float64 xyxy as written in the files · labels (M,) int32 · flags (M,) uint8 of the bits above
     area (M,) float64 · object_ids (M,) int64: annotation id, place in the file or line number
-    segments uint8 bytes, those of row m at segment_start[m]..segment_start[m + 1], of kind segment_kind[m]
+    segments: COCO's compressed RLE in the bytes counts[counts_start[m]:counts_start[m + 1]], or polygons, the rings
+    ring_first[m]..ring_first[m + 1], ring r with the x, y values coordinates[ring_start[r]:ring_start[r + 1]], which
+    are int32 hundredths of a pixel where that is exact for all (COCO writes 2 decimals), else float64
     """
 
     paths: PackedText
@@ -62,20 +61,29 @@ class Annotations:
     flags: np.ndarray
     area: np.ndarray
     object_ids: np.ndarray
-    segments: np.ndarray
-    segment_start: np.ndarray
-    segment_kind: np.ndarray
+    counts: np.ndarray
+    counts_start: np.ndarray
+    ring_first: np.ndarray
+    ring_start: np.ndarray
+    coordinates: np.ndarray
 
     def rows(self, index: int) -> slice:
         return slice(int(self.start[index]), int(self.start[index + 1]))
 
     def segment(self, row: int) -> bytes | list[np.ndarray] | None:
         """COCO's compressed RLE counts (bytes), or polygons (list of flat x, y float64 arrays), or None."""
-        kind = self.segment_kind[row]
-        if kind == NO_SEGMENT:
-            return None
-        content = self.segments[self.segment_start[row] : self.segment_start[row + 1]].tobytes()
-        return content if kind == RLE else unpack_rings(content, kind)
+        begin, end = self.counts_start[row : row + 2]
+        if end > begin:
+            return self.counts[begin:end].tobytes()
+        rings = range(self.ring_first[row], self.ring_first[row + 1])
+        unit = 100.0 if self.coordinates.dtype == np.int32 else 1.0
+        return [self.coordinates[self.ring_start[r] : self.ring_start[r + 1]] / unit for r in rings] or None
+
+    @property
+    def all_segmented(self) -> bool:
+        """Whether there are objects and each has a segment."""
+        segmented = (np.diff(self.counts_start) > 0) | (np.diff(self.ring_first) > 0)
+        return len(segmented) > 0 and bool(segmented.all())
 
     @property
     def bytes(self) -> int:
@@ -84,25 +92,11 @@ class Annotations:
         return sum(part.nbytes for part in arrays)
 
 
-def pack_rings(rings: Sequence[np.ndarray]) -> tuple[int, bytes]:
-    """Kind and bytes of polygons: in whole hundredths of a pixel (as COCO writes them) when that is exact."""
-    lengths = np.array([len(rings), *(len(ring) for ring in rings)], "<u4").tobytes()
-    values = np.concatenate(rings) if len(rings) else np.zeros(0)
+def pack_coordinates(values: np.ndarray) -> np.ndarray:
+    """int32 hundredths of the float64 values when that is exact for all of them, else the values."""
     hundredths = np.rint(values * 100)
-    if np.abs(hundredths).max(initial=0) < 2**31 and np.array_equal(hundredths / 100, values):
-        return RINGS_HUNDREDTHS, lengths + hundredths.astype("<i4").tobytes()
-    return RINGS_FLOAT, lengths + values.astype("<f8").tobytes()
-
-
-def unpack_rings(content: bytes, kind: int) -> list[np.ndarray]:
-    count = int(np.frombuffer(content, "<u4", 1)[0])
-    lengths = np.frombuffer(content, "<u4", count, 4)
-    offset = 4 + 4 * count
-    if kind == RINGS_HUNDREDTHS:
-        values = np.frombuffer(content, "<i4", -1, offset) / 100.0
-    else:
-        values = np.frombuffer(content, "<f8", -1, offset)
-    return np.split(values, np.cumsum(lengths)[:-1])
+    exact = np.abs(hundredths).max(initial=0) < 2**31 and np.array_equal(hundredths / 100, values)
+    return hundredths.astype(np.int32) if exact else values
 
 
 @dataclass
@@ -123,9 +117,11 @@ class AnnotationsBuilder:
     _flags: array = field(default_factory=lambda: array("B"))
     _area: array = field(default_factory=lambda: array("d"))
     _object_ids: array = field(default_factory=lambda: array("q"))
-    _segments: bytearray = field(default_factory=bytearray)
-    _segment_start: array = field(default_factory=lambda: array("q", [0]))
-    _segment_kind: array = field(default_factory=lambda: array("B"))
+    _counts: bytearray = field(default_factory=bytearray)
+    _counts_start: array = field(default_factory=lambda: array("q", [0]))
+    _ring_first: array = field(default_factory=lambda: array("q", [0]))
+    _ring_start: array = field(default_factory=lambda: array("q", [0]))
+    _coordinates: array = field(default_factory=lambda: array("d"))
 
     def add_image(self, path: str, image_id: int | str, size: tuple[int, int]) -> None:
         """The image (height, width) that the objects added from here on belong to."""
@@ -142,7 +138,7 @@ class AnnotationsBuilder:
         *,
         area: float | None = None,
         flags: int = 0,
-        segment: bytes | Sequence[np.ndarray] | None = None,
+        segment: bytes | Sequence[array | np.ndarray] | None = None,
     ) -> None:
         """One object of the image added last: box xyxy as written, segment as `Annotations.segment` returns it."""
         left, top, right, bottom = box
@@ -153,13 +149,14 @@ class AnnotationsBuilder:
         self._flags.append(flags)
         self._area.append(max(right - left, 0) * max(bottom - top, 0) if area is None else area)
         self._object_ids.append(object_id)
-        if segment is None:
-            kind, content = NO_SEGMENT, b""
-        else:
-            kind, content = (RLE, segment) if isinstance(segment, bytes) else pack_rings(segment)
-        self._segments += content
-        self._segment_start.append(len(self._segments))
-        self._segment_kind.append(kind)
+        if isinstance(segment, bytes):
+            self._counts += segment
+        elif segment is not None:
+            for ring in segment:
+                self._coordinates.extend(ring.tolist())
+                self._ring_start.append(len(self._coordinates))
+        self._counts_start.append(len(self._counts))
+        self._ring_first.append(len(self._ring_start) - 1)
         self._start[-1] += 1
 
     def finish(self) -> Annotations:
@@ -175,9 +172,11 @@ class AnnotationsBuilder:
             flags=np.array(self._flags, np.uint8),
             area=np.array(self._area, np.float64),
             object_ids=np.array(self._object_ids, np.int64),
-            segments=np.frombuffer(bytes(self._segments), np.uint8),
-            segment_start=np.array(self._segment_start, np.int64),
-            segment_kind=np.array(self._segment_kind, np.uint8),
+            counts=np.frombuffer(bytes(self._counts), np.uint8),
+            counts_start=np.array(self._counts_start, np.int64),
+            ring_first=np.array(self._ring_first, np.int64),
+            ring_start=np.array(self._ring_start, np.int64),
+            coordinates=pack_coordinates(np.array(self._coordinates, np.float64)),
         )
         self._judge_boxes(annotations)
         return annotations

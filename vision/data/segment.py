@@ -5,6 +5,7 @@ A segment is compressed RLE counts (bytes) or polygons (list of flat x, y arrays
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 __all__ = ["compressed_counts", "decode_segment", "encode_mask", "encode_segment", "segment_area", "segment_box"]
 
-Segment = bytes | list[np.ndarray]
+Segment = bytes | list[np.ndarray] | list[array]
 
 
 def encode_segment(segment: Segment, size: tuple[int, int]) -> dict[str, Any]:

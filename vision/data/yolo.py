@@ -18,7 +18,7 @@ from vision.data.card import Card, class_map
 from vision.data.dataset import Dataset
 from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
 from vision.data.image import image_size
-from vision.data.pack import NO_SEGMENT, AnnotationsBuilder
+from vision.data.pack import AnnotationsBuilder
 from vision.data.problem import DataError, Problem
 from vision.data.segment import segment_area
 
@@ -74,8 +74,7 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
             _add_line(builder, labels, (label_path(image), line, text), size)
     builder.problems += _orphans(images)
     annotations = builder.finish()
-    kinds = annotations.segment_kind
-    tasks = ["detection", "instance"] if len(kinds) and (kinds != NO_SEGMENT).all() else ["detection"]
+    tasks = ["detection", "instance"] if annotations.all_segmented else ["detection"]
     return Dataset(card.name, split, classes, tasks, annotations, problems=builder.problems)
 
 
