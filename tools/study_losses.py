@@ -86,10 +86,8 @@ def main() -> None:
                 image_size=tuple(options.image_size), cpu_seconds=options.cpu_seconds, seed=options.seed,
                 val_split=None,
             )  # fmt: skip
-            row = measure(result.weights, path, folder / "evaluation")
-            print(
-                f"| {title} | {row['mIoU']:.3f} | {row['dice']:.3f} | {row['HD95']:.1f} | {result.steps} |", flush=True
-            )
+            miou, dice, distance = measure(result.weights, path)
+            print(f"| {title} | {miou:.3f} | {dice:.3f} | {distance:.1f} | {result.steps} |", flush=True)
 
 
 if __name__ == "__main__":

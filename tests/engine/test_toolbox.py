@@ -93,7 +93,7 @@ def test_resume_with_every_tool_at_once_is_exact(tmp_path):
     for part in ("model", "ema", "swa", "optimizer", "schedule", "progress"):
         assert equal(states[0][part], states[1][part]), part
     assert states[0]["swa"]["count"] == 3
-    assert whole.steps == 2 + 1 + 1  # epochs of two batches: one a step, then both
+    assert whole.steps == 2 + 2 + 1  # epochs of two batches: one a step, in the third both
 
 
 def test_find_lr(tmp_path):
