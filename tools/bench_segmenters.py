@@ -1,0 +1,209 @@
+"""Segmentation models beside torchvision's and segmentation_models.pytorch's, with the same weights, in one run.
+
+    python tools/bench_segmenters.py [models] [jpu] [loss] [--size 256 320] [--batch 2] [--rounds 3] [--device cpu]
+
+models  inference in float32, inference with our defaults (batch norms folded, channels_last, bf16 where the processor
+        has it) and a training step (theirs: float32, plain cross-entropy; ours: the default loss and precision), as
+        ratios of time: above 1 ours is faster.
+jpu     FastFCN's joint pyramid upsampling against a backbone dilated to stride 8: time and peak memory of a train step.
+loss    peak memory of Dice and Tversky losses, forward and backward, 8 x 19 classes x 512 x 1024 (smaller with
+        --loss-scale), beside segmentation_models.pytorch's and monai's.
+
+On a CPU times are processor seconds of all threads, the best of a few rounds in which the two sides take turns. Peak
+memory is the growth of the resident set of a fresh process above what it held before the step; on a GPU, PyTorch's own
+count. Both sides' logits are compared first: the ratio of two different functions would mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.engine.device import autocast, choose_precision
+from vision.layers.fold import fold_batch_norms
+from vision.models import TrainStep, build_model
+from vision.models.base import IMAGENET_MEAN, IMAGENET_STD
+from vision.pretrained.segmentation import load_segmentation_state
+from vision.structures import ClassMap, Targets
+
+CLASSES = 21
+SOURCES = (
+    "torchvision:fcn_resnet50", "torchvision:deeplabv3_resnet50", "torchvision:deeplabv3_mobilenet_v3_large",
+    "torchvision:lraspp_mobilenet_v3_large", "smp:unet:resnet18", "smp:pspnet:resnet18",
+    "smp:deeplabv3plus:mobilenet_v2",
+)  # fmt: skip
+
+
+def foreign(source: str) -> nn.Module:
+    """The other library's model with random weights."""
+    library, name, *encoder = source.split(":")
+    torch.manual_seed(0)
+    if library == "torchvision":
+        from torchvision.models import get_model
+
+        return get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES)
+    import segmentation_models_pytorch as smp
+
+    known = {"unet": smp.Unet, "pspnet": smp.PSPNet, "deeplabv3plus": smp.DeepLabV3Plus}
+    return known[name](encoder[0], encoder_weights=None, classes=CLASSES)
+
+
+def logits_of(outputs: Tensor | dict) -> Tensor:
+    return outputs["out"] if isinstance(outputs, dict) else outputs
+
+
+def turns(calls: list[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
+    """The best time of each call; on a CPU processor seconds."""
+    best = [float("inf")] * len(calls)
+    for round_number in range(rounds + 1):
+        for i, call in enumerate(calls):
+            start = time.process_time() if device.type == "cpu" else time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+                spent = time.perf_counter() - start
+            else:
+                spent = time.process_time() - start
+            if round_number:  # the first round warms up
+                best[i] = min(best[i], spent)
+    return best
+
+
+def semantic(labels: Tensor) -> Targets:
+    none = labels.new_zeros(len(labels), 1)
+    return Targets(none, none, none, none, semantic=labels)
+
+
+def compare(source: str, options: argparse.Namespace) -> str:
+    device = torch.device(options.device)
+    theirs = foreign(source).eval()
+    ours = load_segmentation_state(source, ClassMap.of(CLASSES), theirs.state_dict()).eval()
+    theirs, ours = theirs.to(device), ours.to(device, memory_format=torch.channels_last)
+    images = torch.rand(options.batch, 3, *options.size, device=device)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    normalised = (images - mean) / std
+    labels = torch.randint(0, CLASSES, (options.batch, *options.size), device=device)
+    with torch.inference_mode():
+        expected, found = logits_of(theirs(normalised)), ours(images).logits
+        error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+        folded, precision = fold_batch_norms(ours), choose_precision("auto", device)
+
+        def default_path() -> None:
+            with autocast(device, precision):
+                folded(images)
+
+        plain = turns([lambda: theirs(normalised), lambda: ours(images), default_path], options.rounds, device)
+    theirs, ours = theirs.train(), ours.train()
+    step, targets = TrainStep(ours), semantic(labels)
+
+    def their_step() -> None:
+        theirs.zero_grad()
+        F.cross_entropy(logits_of(theirs(normalised)), labels).backward()
+
+    def our_step() -> None:
+        ours.zero_grad()
+        with autocast(device, precision):
+            losses = step(images, targets)
+        sum(losses.values()).backward()
+
+    train = turns([their_step, our_step], options.rounds, device)
+    return (
+        f"{source:44s} {plain[0] / plain[1]:9.2f} {plain[0] / plain[2]:9.2f} {train[0] / train[1]:9.2f}"
+        f" {plain[0] * 1000:10.0f} {error:9.1e}"
+    )
+
+
+def peak_of(task: Callable[..., None], *arguments: object, device: str) -> tuple[float, float]:
+    """Seconds and peak megabytes of `task(*arguments)` in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measured, (task, arguments, device))
+
+
+def _measured(task: Callable[..., Callable[[], None]], arguments: tuple, device: str) -> tuple[float, float]:
+    call = task(*arguments, device)
+    if device != "cpu":
+        call()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before, start = torch.cuda.memory_allocated(), time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    call()
+    return time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def train_step(name: str, settings: dict, batch: int, size: tuple[int, int], device: str) -> Callable[[], None]:
+    model = build_model(name, CLASSES, **settings).train().to(device, memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, *size, device=device)
+    targets = semantic(torch.randint(0, CLASSES, (batch, *size), device=device))
+    return lambda: sum(TrainStep(model)(images, targets).values()).backward()
+
+
+def loss_step(which: str, kind: str, shape: tuple[int, ...], device: str) -> Callable[[], None]:
+    """One forward and backward of a library's Dice or Tversky loss on random logits."""
+    logits = torch.randn(shape, device=device, requires_grad=True)
+    labels = torch.randint(0, shape[1], (shape[0], *shape[2:]), device=device)
+    if which == "ours":
+        from vision.losses import region
+
+        loss = {"dice": region.dice_loss, "tversky": region.tversky_loss}[kind]
+        return lambda: loss(logits, labels).backward()
+    if which == "smp":
+        from segmentation_models_pytorch import losses
+
+        criterion = {"dice": losses.DiceLoss, "tversky": losses.TverskyLoss}[kind]("multiclass")
+        return lambda: criterion(logits, labels).backward()
+    from monai.losses import DiceLoss, TverskyLoss
+
+    criterion = {"dice": DiceLoss, "tversky": TverskyLoss}[kind](softmax=True, to_onehot_y=True)
+    return lambda: criterion(logits, labels[:, None]).backward()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="models, jpu, loss; default: all")
+    parser.add_argument(
+        "--sources", nargs="+", default=SOURCES, help="which models, as torchvision:NAME, smp:NAME:ENCODER"
+    )
+    parser.add_argument("--size", nargs=2, type=int, default=(256, 320))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loss-scale", type=int, default=1, help="divides height and width of the loss's logits")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    parts = options.parts or ["models", "jpu", "loss"]
+    if "models" in parts:
+        print(
+            f"{'theirs / ours, above 1: ours is faster':44s} {'float32':>9s} {'default':>9s} {'training':>9s}", end=""
+        )
+        print(f" {'theirs, ms':>10s} {'error':>9s}")
+        for source in options.sources:
+            print(compare(source, options), flush=True)
+    if "jpu" in parts:
+        settings = {"backbone": "resnet50", "width": 512}
+        print("\none train step, ResNet-50, EncNet's head:       seconds   peak MB")
+        for name in ("encnet", "fastfcn"):
+            spent, peak = peak_of(train_step, name, settings, options.batch, tuple(options.size), device=options.device)
+            print(f"{'dilated, stride 8' if name == 'encnet' else 'JPU':44s} {spent:10.2f} {peak:9.0f}", flush=True)
+    if "loss" in parts:
+        shape = (8, 19, 512 // options.loss_scale, 1024 // options.loss_scale)
+        print(f"\nforward and backward on {shape}, peak beyond the logits:   seconds   peak MB")
+        for kind in ("dice", "tversky"):
+            for which in ("ours", "smp", "monai"):
+                spent, peak = peak_of(loss_step, which, kind, shape, device=options.device)
+                print(f"{kind + ', ' + which:44s} {spent:10.2f} {peak:9.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
