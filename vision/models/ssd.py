@@ -12,6 +12,7 @@ from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.heads.dense import LevelHead
 from vision.losses.boxes import smooth_l1_loss
+from vision.losses.mining import hard_negatives
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, DenseOutputs
 from vision.models.dense import DenseDetector
 from vision.ops.anchor_match import default_box_assignment
@@ -81,12 +82,9 @@ class SSD(DenseDetector):
         background = outputs.logits.shape[-1] - 1
         labels = torch.where(positive, gather_objects(targets.labels, assignment.index), background)
         values = F.cross_entropy(outputs.logits.float().transpose(1, 2), labels, reduction="none")  # (B, P)
-        # hardest first; positives and crowds (index -2) stay out
-        hard = values.masked_fill(assignment.index != -1, -1.0).sort(dim=1, descending=True).values
-        wanted = self.negatives * positive.sum(1, keepdim=True)
-        chosen = (torch.arange(hard.shape[1], device=hard.device) < wanted) & (hard >= 0)
-        classified = (values * positive).sum() + (hard * chosen).sum()
-        return {"class": classified / total, "box": box / total}
+        background_places = assignment.index == -1  # crowds have -2
+        chosen = positive | hard_negatives(values, positive, ratio=self.negatives, candidate=background_places)
+        return {"class": (values * chosen).sum() / total, "box": box / total}
 
 
 class VGGLevels(nn.Module):
