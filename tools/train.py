@@ -1,4 +1,10 @@
-"""`vision train` as a script, for torchrun and `accelerate launch tools/train.py --model ... --data ... --out ...`."""
+"""`vision train` as a script, for several processes on one machine or many.
+
+    accelerate launch --multi_gpu --num_processes 2 tools/train.py --model ... --data ... --out ...
+    torchrun --nproc_per_node 2 tools/train.py --model ... --data ... --out ...
+
+Both work without a GPU too (`--device cpu`); accelerate's own `--cpu` starts several processes only under MPI.
+"""
 
 import sys
 

@@ -1,4 +1,8 @@
-"""Two processes train as one: same data, equal weights, the same metrics."""
+"""Two processes train as one: same data, equal weights, the same metrics.
+
+`--multi_gpu` starts them through torch.distributed; where there is no GPU they are CPU processes. (accelerate's `--cpu`
+starts several only under MPI, and otherwise a single one.)
+"""
 
 import json
 import os
@@ -42,8 +46,9 @@ def launch(settings, folder, empty=False):
     script = folder / "child.py"
     script.write_text(CHILD.format(empty=empty))
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(20000 + os.getpid() % 20000),
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", str(20000 + os.getpid() % 20000),
         str(script), json.dumps(settings), str(folder / "rank"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -86,8 +91,9 @@ def test_a_process_without_objects_does_not_hang(tiny, tmp_path):
 def test_tools_train_under_accelerate_launch(tmp_path):
     out = tmp_path / "run"
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(21000 + os.getpid() % 20000),
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", str(21000 + os.getpid() % 20000),
         "tools/train.py", "--model", "unet", "--model_options.width", "4", "--model_options.depth", "2",
         "--data", "shapes:count=8,size=32", "--image-size", "32", "--batch-size", "2", "--epochs", "2",
         "--out", str(out),
@@ -95,4 +101,5 @@ def test_tools_train_under_accelerate_launch(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("images per CPU second") == 1  # one process speaks
+    assert "2 process(es)" in done.stderr
     assert (out / "best.safetensors").is_file()
