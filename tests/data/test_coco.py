@@ -85,6 +85,11 @@ def annotation(**changes):
         (coco_content() | {"images": coco_content()["images"] * 2}, "image 7: an id that occurs twice"),
         ([1, 2], "list at the top"),
         ({"shapes": []}, "no list 'images'"),
+        (annotation(category_id=[1]), "not built as COCO files are"),
+        (
+            coco_content() | {"images": [{"id": 7, "file_name": "a.png", "height": "x", "width": 1}]},
+            "not built as COCO",
+        ),
     ],
 )
 def test_bad_files_are_refused_with_the_culprit(tmp_path, content, message):
@@ -165,6 +170,15 @@ def test_panoptic_gives_things_and_the_semantic_map(tmp_path):
     ids, segments, labels, crowd = dataset.panoptic(0)
     assert (segments.tolist(), labels.tolist(), crowd.tolist()) == ([260, 9], [1, 0], [False, False])
     assert set(np.unique(ids)) == {0, 9, 260}
+
+
+def test_a_panoptic_file_that_lacks_a_key(tmp_path):
+    path = panoptic_folder(tmp_path)
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["segments_info"][0]["bbox"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"panoptic_val2017\.json: not built as COCO files are \(no 'bbox'\)"):
+        open_dataset(path)
 
 
 def test_panoptic_masks_that_are_missing_or_unknown(tmp_path):

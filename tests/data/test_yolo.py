@@ -88,6 +88,14 @@ def test_list_files_and_several_folders(tmp_path):
     assert open_dataset(path, "val").label_counts().tolist() == [1, 1]
 
 
+def test_paths_that_lead_out_of_the_folder_as_some_exports_write_them(tmp_path):
+    save_image(tmp_path / "train" / "images" / "a.png")
+    (tmp_path / "train" / "labels").mkdir()
+    (tmp_path / "train" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nnc: 1\nnames: [cat]")
+    assert len(open_dataset(tmp_path).target(0)) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

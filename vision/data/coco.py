@@ -38,11 +38,20 @@ def read_coco(card: Card, split: str, task: str | None = None) -> Dataset:
     if "panoptic" in entry and (task in ("semantic", "panoptic") or "annotations" not in entry):
         from vision.data.panoptic import read_panoptic
 
-        return read_panoptic(card, split)
-    path = card.entry(split, "annotations")
+        path, read = card.entry(split, "panoptic"), read_panoptic
+    else:
+        path, read = card.entry(split, "annotations"), _read_instances
     if path is None:
         raise DataError(f"{card.file or card.name}: split {split} has neither `annotations` nor `panoptic`")
-    return _InstancesReader(card, split, path).read()
+    try:
+        return read(card, split)
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: not built as COCO files are ({what}); mend the file or export it again") from error
+
+
+def _read_instances(card: Card, split: str) -> Dataset:
+    return _InstancesReader(card, split, card.entry(split, "annotations")).read()
 
 
 def check_structure(path: Path, content: Any) -> None:

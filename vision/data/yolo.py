@@ -2,7 +2,8 @@
 
 Rules. A label file is the image's path with the last `images` folder replaced by `labels` · an image without one has no
 objects · 5 numbers are a box, an odd count from 7 up is a polygon `class x1 y1 x2 y2 ...`, all relative to the image ·
-an object's number is its line · a class number that has no name, or a line of anything else, is an error.
+an object's number is its line · a class number that has no name, or a line of anything else, is an error · a label file
+without an image is left out, with a warning · `../train/images` is looked for as `train/images` too: some exports say so.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def _image_paths(card: Card, split: str) -> list[str]:
     paths: list[str] = []
     for place in places if isinstance(places, list) else [places]:
         where = Path(absolute_path(card.root, place))
+        if not where.exists() and str(place).startswith("../"):
+            where = Path(absolute_path(card.root, str(place)[3:]))
         if where.suffix == ".txt":
             paths += [_listed(line, where, card.root) for line in read_lines(where)]
         elif where.is_dir():
