@@ -3,7 +3,7 @@
 Rules. A label file is the image's path with the last `images` folder replaced by `labels` · an image without one has no
 objects · 5 numbers are a box, an odd count from 7 up is a polygon `class x1 y1 x2 y2 ...`, all relative to the image ·
 an object's number is its line · a class number that has no name, or a line of anything else, is an error · a label file
-without an image is left out, with a warning · `../train/images` is looked for as `train/images` too: some exports say so.
+without an image is left out, with a warning · `../train/images` is looked for as `train/images` too (some exports).
 """
 
 from __future__ import annotations
