@@ -49,8 +49,9 @@ def test_semantic_task_names_the_background():
 
 
 def test_spec():
-    data = ShapesDataset.from_spec("shapes:count=7,size=96x128,seed=4", "val")
+    data = ShapesDataset.from_spec("shapes:count=35,size=96x128,seed=4", "val")
     assert (len(data), data.size(0), data.seed, data.split) == (7, (96, 128), 4, "val")
+    assert len(ShapesDataset.from_spec("shapes:count=35", "train")) == 35
     assert ShapesDataset.from_spec("shapes:size=64").size(0) == (64, 64)
 
 

@@ -115,7 +115,10 @@ class ShapesDataset:
 
     @classmethod
     def from_spec(cls, spec: str, split: str = "train", task: str | None = None) -> ShapesDataset:
-        """From "shapes" or "shapes:count=200,size=128,seed=3" (size: one side, or 96x160 as height x width)."""
+        """From "shapes" or "shapes:count=200,size=128,seed=3" (size: one side, or 96x160 as height x width).
+
+        `count` is the number of training images; the other splits have a fifth of it.
+        """
         options: dict = {}
         for part in filter(None, spec.partition(":")[2].split(",")):
             key, _, value = part.partition("=")
@@ -131,6 +134,8 @@ class ShapesDataset:
                 raise ValueError(
                     f"{spec!r}: {part!r} is not understood; write count=N, size=N or size=HxW, seed=N"
                 ) from None
+        if "count" in options and split != "train":
+            options["count"] = max(1, options["count"] // 5) if options["count"] > 0 else 0
         return cls(split=split, task=task, **options)
 
     def __len__(self) -> int:
