@@ -92,7 +92,12 @@ def _predict(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from vision.metrics.score import main_score
 
-    return main_score(options.task, options.truth, options.predictions, options.out)
+    classes = options.classes.split(",") if options.classes else None
+    if classes and len(classes) == 1 and classes[0].isdigit():
+        classes = int(classes[0])
+    return main_score(
+        options.task, options.truth, options.predictions, options.out, classes=classes, ignore=options.ignore
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -139,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("truth", metavar="GROUND_TRUTH", help="COCO annotation file, or folder of masks")
     score.add_argument("predictions", metavar="PREDICTIONS", help="COCO results file, or folder of masks")
     score.add_argument("--out", help="JSON file for the metrics")
+    score.add_argument(
+        "--classes", help="semantic: names of the labels with commas between them, or how many there are"
+    )
+    score.add_argument("--ignore", type=int, default=255, help="semantic: label that does not count (default: 255)")
     check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
     check.add_argument("data", metavar="DATA", help="data set to look at")
     check.add_argument("--split", help="one split only; default: all")

@@ -178,16 +178,29 @@ def test_a_small_data_set_gets_enough_steps():
 def test_a_budget_sets_the_number_of_steps():
     plan = Plan(TrainConfig(cpu_seconds=100.0), 10)
     assert plan.total == 0
-    plan.measure(1, training=20.0, spent=20.0)  # the first step pays for the start: 20 s
-    plan.measure(9, training=36.0, spent=36.0)  # then 8 steps in 16 s = 2 s each: (100 - 36) / 2 = 32 more
+    plan.measure(1, 1.0, training=20.0, spent=20.0)  # the first step pays for the start: 20 s
+    plan.measure(9, 9.0, training=36.0, spent=36.0)  # then 8 steps in 16 s = 2 s each: (100 - 36) / 2 = 32 more
     assert plan.total == 9 + 32
-    plan.measure(9, training=36.0, spent=36.0, reserve=4.0)  # kept for validation
+    plan.measure(9, 9.0, training=36.0, spent=36.0, reserve=4.0)  # kept for validation
     assert plan.total == 9 + 30
 
 
+def test_a_budget_knows_that_small_images_cost_less():
+    # steps cost 1 s for a work of 0.25 while sizes vary, so 4 s at full size in the last half: of N steps N/2 cost 1 s
+    # and N/2 cost 4 s, 2.5 N = 100 s
+    plan = Plan(TrainConfig(cpu_seconds=100.0, plain_share=0.5), 10, early=0.25)
+    plan.measure(0, 0.0, training=0.0, spent=0.0)
+    plan.measure(8, 2.0, training=8.0, spent=8.0)
+    assert plan.total == 40
+    plan.measure(20, 5.0, training=20.0, spent=20.0)
+    assert plan.total == 40
+    plan.measure(30, 15.0, training=60.0, spent=60.0)  # within the last half: 40 s are 10 more steps of 4 s
+    assert plan.total == 40
+
+
 def test_a_run_on_a_budget_keeps_to_it(tiny):
-    result = vision.train(**tiny(epochs=None, cpu_seconds=4.0))
-    assert 1.0 < result.cpu_seconds < 6.0
+    result = vision.train(**tiny(epochs=None, cpu_seconds=1.5))
+    assert 0.5 < result.cpu_seconds < 3.0
     assert result.steps > 2
     assert result.value is not None
 

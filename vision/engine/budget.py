@@ -85,8 +85,8 @@ class Plan:
     It is part of the saved state, so that a resumed run has the same schedule.
     """
 
-    def __init__(self, config: TrainConfig, steps_per_epoch: int):
-        self.budget = config.cpu_seconds
+    def __init__(self, config: TrainConfig, steps_per_epoch: int, early: float = 1.0):
+        self.budget, self.plain_share, self.early = config.cpu_seconds, config.plain_share, early
         self._epochs: int | None = None
         self.steps_per_epoch = steps_per_epoch
         self._from: tuple[int, float] | None = None
@@ -102,19 +102,24 @@ class Plan:
         """Epochs of the whole run, the last one perhaps in part; at least 1."""
         return self._epochs or max(1, math.ceil(self.total / self.steps_per_epoch))
 
-    def measure(self, step: int, training: float, spent: float, reserve: float = 0.0) -> None:
+    def measure(self, step: int, work: float, training: float, spent: float, reserve: float = 0.0) -> None:
         """Sets the number of steps of a run on a budget.
 
-        `training` seconds were spent on training up to `step`, `spent` in all; `reserve` will go into validation. The
-        first call marks where measuring begins: the first step pays for what is set up once.
+        `work` was done in `training` seconds up to `step`, in steps on full-size images; `spent` seconds in all;
+        `reserve` will go into validation. The first call marks where measuring begins: the first step pays for what is
+        set up once. Steps before the last `plain_share` of the run cost `early` on average, the others 1.
         """
         if not self.budget:
             return
         if self._from is None:
-            self._from = (step, training)
-        elif step > self._from[0]:
-            cost = (training - self._from[1]) / (step - self._from[0])
-            self.total = step + max(0, int((self.budget - spent - reserve) / max(cost, 1e-6)))
+            self._from = (work, training)
+        elif work > self._from[0]:
+            cost = (training - self._from[1]) / (work - self._from[0])
+            left = max(self.budget - spent - reserve, 0.0) / max(cost, 1e-6)  # work that can still be done
+            total = (left + step * self.early) / ((1 - self.plain_share) * self.early + self.plain_share)
+            if step >= (1 - self.plain_share) * total:
+                total = step + left
+            self.total = max(step, int(total + 1e-9))
 
     def is_due(self, step: int) -> bool:
         """Whether a run on a budget should be measured after this step, within an epoch."""

@@ -6,7 +6,7 @@ Random numbers need no state: an optimiser step seeds torch from (seed, step, ra
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,20 @@ from vision.engine.files import write_file
 if TYPE_CHECKING:
     from vision.engine.trainer import Trainer
 
-__all__ = ["capture", "load_state", "restore", "save_state", "seed_step"]
+__all__ = ["Progress", "capture", "load_state", "restore", "save_state", "seed_step"]
+
+
+@dataclass
+class Progress:
+    """Where the run stands; all of it is saved and restored."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    combine: bool = True  # whether this epoch has mosaic, mixup and copy-paste
+    images: int = 0
+    work: float = 0.0  # steps, counted by the pixels of their images relative to full-size ones
+    validations: int = 0
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from vision.engine.log import LossMeter, RunLog, logger, progress_bar
 from vision.engine.regularize import Regularizer
 from vision.engine.schedule import Schedule, build_schedule
 from vision.engine.selection import Selection, broadcast_buffers, keep, validate, validation_interval
-from vision.engine.state import capture, restore, save_state, seed_step
+from vision.engine.state import Progress, capture, restore, save_state, seed_step
 from vision.engine.swa import WeightMean, candidate_of
 from vision.models import TrainStep, VisionModel
 from vision.structures import Batch
 
-__all__ = ["Parts", "Progress", "Trainer"]
+__all__ = ["Parts", "Trainer"]
 
 UNKNOWN_LENGTH = 1000  # steps that the schedule assumes until a run on a budget has measured its own
 VALIDATION_SHARE = 0.5  # cost of an image in validation relative to training, until it has been measured
@@ -49,18 +49,6 @@ class Parts:
     frozen: list[nn.Module] = field(default_factory=list)
 
 
-@dataclass
-class Progress:
-    """Where the run stands; all of it is saved and restored."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    combine: bool = True  # whether this epoch has mosaic, mixup and copy-paste
-    images: int = 0
-    validations: int = 0
-
-
 class Trainer:
     """One run: `run()` trains from where `progress` stands to the end, a stop signal or the end of the budget."""
 
@@ -69,7 +57,7 @@ class Trainer:
         self.model, self.loader, self.accelerator = parts.model, parts.loader, parts.accelerator
         self.device = self.accelerator.device
         self.progress, self.selection, self.spending = Progress(), Selection(), Spending()
-        self.plan = Plan(config, math.ceil(self.loader.plan.batches / config.accumulate))
+        self.plan = Plan(config, math.ceil(self.loader.plan.batches / config.accumulate), self._early_work())
         self.growth = BatchGrowth(config.batch_growth, config.accumulate, self.plan.epochs)
         if config.batch_growth.at:
             self.plan.total = self.growth.steps(self.loader.plan.batches)
@@ -219,6 +207,7 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         self._offer_to_mean(epoch_ended=False)
+        progress.work += sum(self._work(batch.images.shape[-2:]) for batch in batches) / len(batches)
         progress.images += sum(len(batch.image_ids) for batch in batches) * self.accelerator.num_processes
         self.bar.update()
         if progress.step % self.config.log_every == 0:
@@ -245,10 +234,21 @@ class Trainer:
         if not self.plan.budget:
             return
         training = self.spending.so_far() - self.spending.validation
-        self.plan.measure(self.progress.step, training, training + self.spending.validation, self._reserve())
+        self.plan.measure(
+            self.progress.step, self.progress.work, training, training + self.spending.validation, self._reserve()
+        )
         self._lengthen()
         self.bar.total = self.plan.total or None
         self.bar.refresh()
+
+    def _work(self, size: Sequence[int]) -> float:
+        height, width = self.config.input_size
+        return size[0] * size[1] / (height * width)
+
+    def _early_work(self) -> float:
+        """Mean work of a step while the input size varies."""
+        sizes = self.loader.plan.sizes
+        return sum(self._work(size) for size in sizes) / len(sizes) if sizes else 1.0
 
     def _reserve(self) -> float:
         """Seconds that the validations to come will take."""
