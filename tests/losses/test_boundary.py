@@ -168,6 +168,15 @@ def test_connected_components_equal_scipy(diagonal):
     assert connected_components(torch.zeros(0, 4, 4, dtype=torch.bool)).shape == (0, 4, 4)
 
 
+def test_peak_memory_is_below_monais(peak):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(1, 12, 32, 64, generator=generator), torch.randint(0, 12, (1, 32, 64))
+    theirs = monai.losses.HausdorffDTLoss(softmax=True, to_onehot_y=True, include_background=True)
+    bound = peak(lambda x, y: theirs(x, y[:, None]), logits, labels)
+    for loss in (boundary_loss, hausdorff_distance_loss, hausdorff_erosion_loss):
+        assert peak(loss, logits, labels) < min(bound, 3.5)  # probabilities, slope and gradient
+
+
 def test_refusals():
     with pytest.raises(ValueError, match=r"expected \(B, C, H, W\) or \(B, C, D, H, W\)"):
         boundary_loss(torch.zeros(1, 2, 5), torch.zeros(1, 5))

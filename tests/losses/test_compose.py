@@ -163,6 +163,27 @@ def test_pixel_weights_reach_the_losses_that_take_them():
     torch.testing.assert_close(weighted, loss(logits[:, :, :4], labels[:, :4]))
 
 
+def test_border_weight_is_a_line_of_a_recipe():
+    labels = torch.zeros(1, 8, 9, dtype=torch.long)
+    labels[:, :, :3] = 1
+    labels[:, :, 5:] = 1  # two cells with two pixels between them
+    logits = torch.randn(1, 2, 8, 9, generator=torch.Generator().manual_seed(0))
+    spec = {"ce": 1.0, "border_weight": {"w0": 4.0, "sigma": 2.0}}
+    loss = SegmentationLoss(spec, 2)(logits, labels)
+    assert list(loss) == ["cross_entropy"]
+    weight = 1 + 4 * torch.exp(torch.tensor(-9.0 / 8)) * (labels == 0)  # d1 + d2 = 1 + 2
+    expected = (F.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+    torch.testing.assert_close(loss["cross_entropy"], expected)
+
+
+def test_devices_agree(device):
+    logits, labels = draw()
+    labels[0, 0] = 255
+    loss = SegmentationLoss({**dict.fromkeys(LOSSES, 1.0), "border_weight": {"sigma": 3.0}}, 3, class_weight=[1, 2, 3])
+    here, there = loss(logits, labels), loss(logits.to(device), labels.to(device))
+    torch.testing.assert_close({name: value.cpu() for name, value in there.items()}, here, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -171,6 +192,7 @@ def test_pixel_weights_reach_the_losses_that_take_them():
         ({"dice": "much"}, "loss.dice = 'much'; expected a weight"),
         ({"dice": -1.0}, "must be 0 or more"),
         ({}, "expected names"),
+        ({"ce": 1.0, "border_weight": {"w": 3}}, "any of w0, sigma, background"),
         ({"ce": {"class_weight": [1.0]}}, "one number for each of 3 classes"),
         ({"ce": {"class_weight": "fair"}}, "choose one of: balanced"),
     ],

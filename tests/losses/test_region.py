@@ -5,7 +5,6 @@ import pytest
 import segmentation_models_pytorch.losses as smp
 import torch
 import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from vision.losses.region import (
     dice_loss,
@@ -102,17 +101,7 @@ def test_sums_keep_their_digits_over_millions_of_pixels():
     assert dice_loss(logits, labels).item() == pytest.approx(1 - 2 * p / (p + 1), abs=5e-5)
 
 
-def peak(loss, logits, labels):
-    """The most memory that a forward and a backward pass allocate at once, in tensors of the logits' size."""
-    logits = logits.clone().requires_grad_()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        loss(logits, labels).backward()
-    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = torch.tensor([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]).cumsum(0)
-    return held.max().item() / (logits.numel() * logits.element_size())
-
-
-def test_peak_memory_is_below_that_of_one_hot_labels():
+def test_peak_memory_is_below_that_of_one_hot_labels(peak):
     logits, labels = draw(19, 64, 128)
     options = {"softmax": True, "to_onehot_y": True}
     for ours, theirs in (

@@ -6,6 +6,7 @@
     loss: {dice: {weight: 0.01, start: 1.0, ramp: 99},             from region to boundary over 99 epochs
            boundary: {weight: 1.0, start: 0.01, ramp: 99}}
     loss: {cross_entropy: {label_smoothing: 0.1, class_weight: balanced}, lovasz: {weight: 0.5, from_epoch: 20}}
+    loss: {cross_entropy: 1.0, border_weight: {w0: 10, sigma: 5}}  U-Net's pixel weights, for losses that take them
 
 Logits and labels may be one class a pixel, binary or multi-label masks: shapes say which (see `region_sums`).
 """
@@ -91,7 +92,9 @@ class SegmentationLoss:
         class_weight: Sequence[float] | Tensor | str | None = None,
     ):
         self.classes, self.ignore = classes, ignore
-        self.terms = [_term(name, value) for name, value in _entries(spec)]
+        entries = dict(_entries(spec))
+        self.border = _border(entries.pop("border_weight", None))
+        self.terms = [_term(name, value) for name, value in entries.items()]
         self._functions = [_function(term) for term in self.terms]
         self._weights = [
             _given_weight(term.options.pop("class_weight", class_weight), function, classes)
@@ -125,6 +128,9 @@ class SegmentationLoss:
             raise ValueError(
                 "SegmentationLoss: class weights by name need the data set's counts; call use_counts first"
             )
+        if self.border is not None:
+            border = self._border_weight(labels)
+            pixel_weight = border if pixel_weight is None else border * pixel_weight
         losses = {}
         for term, function, class_weight in zip(self.terms, self._functions, self._weights):
             weight = term.weight_at(epoch)
@@ -142,6 +148,17 @@ class SegmentationLoss:
                 options["pixel_weight"] = pixel_weight
             losses[term.name] = weight * function(logits, labels, ignore=self.ignore, **options)
         return losses
+
+    def _border_weight(self, labels: Tensor) -> Tensor:
+        from vision.losses.boundary import border_weight_map
+        from vision.ops.components import connected_components
+
+        options = dict(self.border)
+        background = options.pop("background", 0)
+        if labels.ndim != 3:
+            raise ValueError(f"border_weight: labels {tuple(labels.shape)}; it is for one class a pixel, (B, H, W)")
+        cells = connected_components((labels != background) & (labels != self.ignore))
+        return border_weight_map(cells, **options)
 
 
 def pixel_cross_entropy(
@@ -225,6 +242,15 @@ def _entries(spec: str | Mapping[str, Any]) -> list[tuple[str, Any]]:
     if not isinstance(spec, Mapping) or not spec:
         raise ValueError(f"loss = {spec!r}; expected names as 'ce+dice', or a mapping from names to weights")
     return [(_SHORT.get(name, name), value) for name, value in spec.items()]
+
+
+def _border(options: Any) -> dict[str, Any] | None:
+    if options is None:
+        return None
+    unknown = set(options) - {"w0", "sigma", "background"} if isinstance(options, Mapping) else {options}
+    if unknown:
+        raise ValueError(f"loss.border_weight: {unknown}; expected a mapping with any of w0, sigma, background")
+    return dict(options)
 
 
 def _term(name: str, value: Any) -> Term:
