@@ -1,6 +1,24 @@
-"""Metrics: each has `update`, `compute()` -> result, `merge`, `all_reduce`, `reset`, `to`."""
+"""Metrics: each has `update`, `compute() -> result` (`to_dict`, `table`), `merge`, `all_reduce`, `reset`, `to`."""
 
+from vision.metrics.boundary import boundary_iou
 from vision.metrics.detection import DetectionAP, DetectionResult
+from vision.metrics.panoptic import PanopticMap, PanopticQuality, PanopticResult, panoptic_map
 from vision.metrics.segmentation import SegmentationResult, SegmentationScore, confusion_matrix
+from vision.metrics.surface import surface_figures
+from vision.metrics.surface_score import SurfaceDistance, SurfaceResult
 
-__all__ = ["DetectionAP", "DetectionResult", "SegmentationResult", "SegmentationScore", "confusion_matrix"]
+__all__ = [
+    "DetectionAP",
+    "DetectionResult",
+    "PanopticMap",
+    "PanopticQuality",
+    "PanopticResult",
+    "SegmentationResult",
+    "SegmentationScore",
+    "SurfaceDistance",
+    "SurfaceResult",
+    "boundary_iou",
+    "confusion_matrix",
+    "panoptic_map",
+    "surface_figures",
+]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vision.metrics.overlap import Found, Truth
 from vision.metrics.runs import Runs, concatenate_runs, runs_from_bitmaps, runs_from_rle
+from vision.metrics.sums import gather_objects
 from vision.structures import Detections, Target
 
 __all__ = ["DetectionRecords"]
@@ -79,16 +80,12 @@ class DetectionRecords:
         self.truth = [_moved(part, device) for part in self.truth]
 
     def all_gather(self) -> None:
-        distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return
         state = (
             self.image_ids,
             [_moved(part, "cpu") for part in self.found],
             [_moved(part, "cpu") for part in self.truth],
         )
-        states: list = [None] * distributed.get_world_size()
-        distributed.all_gather_object(states, state)
+        states = gather_objects(state)
         device = self.found[0]["box"].device if self.found else torch.device("cpu")
         self.__init__(self.kind)
         for image_ids, found, truth in states:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vision.metrics.sums import sum_over_processes
 from vision.metrics.table import null_undefined, result_table
 from vision.structures import ClassMap
 
@@ -116,8 +117,7 @@ class SegmentationScore:
 
     def all_reduce(self) -> None:
         """Sum over the processes of torch.distributed; nothing to do without them."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.matrix)
+        self.matrix = sum_over_processes(self.matrix)
 
     def compute(self) -> SegmentationResult:
         figures = {name: value.numpy() for name, value in segmentation_figures(self.matrix.cpu()).items()}

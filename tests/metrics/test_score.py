@@ -1,0 +1,129 @@
+"""Metrics from files alone."""
+
+import json
+
+import numpy as np
+import pytest
+from coco_oracle import coco_files, pycocotools_arrays, random_case
+from PIL import Image
+
+from vision.metrics.score import main_score, score_detections, score_panoptic
+
+
+def plain(entries):
+    """JSON-able: pycocotools' bytes as text."""
+    text = lambda rle: {**rle, "counts": rle["counts"].decode()}  # noqa: E731
+    return [{**one, "segmentation": text(one["segmentation"])} if "segmentation" in one else one for one in entries]
+
+
+def write_case(folder, case, kind, **changes):
+    truth, results = folder / "truth.json", folder / "results.json"
+    content = coco_files(plain(case.annotations), case.images, case.classes)
+    truth.write_text(json.dumps(content | changes))
+    results.write_text(json.dumps(plain(case.results)))
+    return truth, results
+
+
+@pytest.mark.parametrize(("task", "kind"), [("detection", "bbox"), ("instance", "segm")])
+def test_detection_files_equal_pycocotools(task, kind, tmp_path, capsys):
+    case = random_case(8, kind, images=5)
+    truth, results = write_case(tmp_path, case, kind)
+    out = tmp_path / "new" / "metrics.json"
+    assert main_score(task, truth, results, out) == 0
+    expected = pycocotools_arrays(coco_files(case.annotations, case.images, case.classes), case.results, kind)
+    assert json.loads(out.read_text())["AP"] == pytest.approx(np.nanmean(expected["precision"][:, :, :, 0, 2]), 1e-12)
+    assert "AP_small" in capsys.readouterr().out
+
+
+def test_real_images_with_perturbed_boxes_equal_pycocotools(real_data, tmp_path):
+    path = real_data("coco256") / "annotations" / "instances_val2017.json"
+    content, rng = json.loads(path.read_text()), np.random.default_rng(0)
+    results = []
+    for one in content["annotations"]:
+        for _ in range(3):
+            box = np.array(one["bbox"]) + rng.normal(0, 6, 4).round(2)
+            box[2:] = box[2:].clip(0)
+            score = round(float(rng.random()), 2)
+            results.append({k: one[k] for k in ("image_id", "category_id")} | {"bbox": box.tolist(), "score": score})
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    result, _ = score_detections(path, tmp_path / "results.json", "bbox")
+    expected = pycocotools_arrays(content, results, "bbox")
+    for name, array in expected.items():
+        np.testing.assert_array_equal(getattr(result, name), array)
+
+
+def test_annotation_id_zero(tmp_path):
+    box = {"image_id": 0, "category_id": 0, "bbox": [0, 0, 10, 10]}
+    content = coco_files([{**box, "id": 0, "area": 100, "iscrowd": 0}], 1, 1)
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps([{**box, "score": 1}]))
+    files = (tmp_path / "truth.json", tmp_path / "results.json")
+    assert score_detections(*files, "bbox")[0].average_precision() == pytest.approx(1)
+    as_reference = score_detections(*files, "bbox", zero_ids=True)[0]
+    np.testing.assert_array_equal(
+        as_reference.precision, pycocotools_arrays(content, [{**box, "score": 1}], "bbox")["precision"]
+    )
+    assert as_reference.average_precision() == 0
+
+
+def test_category_ids_with_gaps_and_unlisted_categories(tmp_path, capsys):
+    box = {"image_id": 3, "bbox": [0, 0, 10, 10], "category_id": 90}
+    content = {
+        "images": [{"id": 3, "height": 20, "width": 20}],
+        "categories": [{"id": 90, "name": "z"}, {"id": 7, "name": "a"}],
+        "annotations": [{**box, "id": 4}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps([{**box, "score": 1}, {**box, "score": 1, "category_id": 8}]))
+    assert main_score("detection", tmp_path / "truth.json", tmp_path / "results.json", tmp_path / "out.json") == 0
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert list(figures["per_class"]) == ["a", "z"]
+    assert figures["per_class"]["z"]["AP"] == pytest.approx(1)
+    assert "1 results of unlisted categories" in capsys.readouterr().out
+
+
+def test_semantic_folders(tmp_path, capsys):
+    for name, values in (("truth", [[0, 1, 255]]), ("found", [[0, 0, 1]])):
+        (tmp_path / name).mkdir()
+        image = Image.fromarray(np.array(values, np.uint8), "P" if name == "truth" else "L")
+        if name == "truth":
+            image.putpalette([50, 60, 70] * 256)
+        image.save(tmp_path / name / "1.png")
+    assert main_score("semantic", tmp_path / "truth", tmp_path / "found", tmp_path / "out.json") == 0
+    assert json.loads((tmp_path / "out.json").read_text())["pixel_accuracy"] == 0.5
+    assert "mIoU" in capsys.readouterr().out
+    (tmp_path / "found" / "1.png").unlink()
+    with pytest.raises(ValueError, match="no masks in it"):
+        main_score("semantic", tmp_path / "truth", tmp_path / "found")
+
+
+def test_panoptic_files_scored_against_themselves(real_data):
+    path = real_data("coco256") / "annotations" / "panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    figures = score_panoptic(path, path).to_dict()
+    assert figures["PQ"] == figures["SQ"] == figures["RQ"] == 1
+    crowds_aside = sum(not row["iscrowd"] for one in content["annotations"] for row in one["segments_info"])
+    assert sum(row["TP"] for row in figures["per_class"].values()) == crowds_aside
+
+
+@pytest.mark.parametrize(
+    ("truth", "results", "message"),
+    [
+        ("{", "[]", "truth.json: not a JSON file"),
+        ("[]", "[]", "truth.json: not COCO ground truth"),
+        (json.dumps(coco_files([], 1, 1)), "{}", "results.json: not COCO results"),
+        (json.dumps(coco_files([], 1, 1)), '[{"image_id": 9, "category_id": 0}]', "image_id 9 not in"),
+        (json.dumps(coco_files([], 1, 1)), '[{"image_id": 0, "category_id": 0, "bbox": [0, 0, 1, 1]}]', "'score'"),
+    ],
+)
+def test_bad_files_are_named(truth, results, message, tmp_path):
+    (tmp_path / "truth.json").write_text(truth)
+    (tmp_path / "results.json").write_text(results)
+    with pytest.raises(ValueError, match=message):
+        main_score("detection", tmp_path / "truth.json", tmp_path / "results.json", tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_unknown_task():
+    with pytest.raises(ValueError, match="expected detection, instance, semantic or panoptic"):
+        main_score("boxes", "a", "b")

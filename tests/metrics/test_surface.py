@@ -1,0 +1,134 @@
+"""Outline distances against brute force, scipy and monai; boundary IoU against OpenCV."""
+
+import json
+import math
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from vision.metrics import SurfaceDistance, boundary_iou, surface_figures
+from vision.metrics import surface as surface_module
+from vision.metrics.boundary import boundary_band, boundary_width
+from vision.metrics.surface import mask_outline, outline_distances, percentile
+
+
+def blobs(shape, seed, level=0.0):
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return ndimage.gaussian_filter(noise, 3) > level * 0.05
+
+
+def scipy_distances(predicted, truth, spacing):
+    edges = [mask ^ ndimage.binary_erosion(mask) for mask in (predicted, truth)]
+    far = [ndimage.distance_transform_edt(~edge, spacing) for edge in edges]
+    return far[1][edges[0]], far[0][edges[1]]
+
+
+@pytest.mark.parametrize("shape", [(40, 57), (11, 18, 23)])
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("direct", [True, False])
+def test_equals_scipy(shape, unit, direct, device, monkeypatch):
+    if not direct:  # through the distance transform, as for long outlines
+        monkeypatch.setattr(surface_module, "_DIRECT", 0)
+    spacing = (1.0,) * len(shape) if unit else (2.5, 1.0, 0.7)[: len(shape)]
+    masks = [blobs(shape, seed, level) for seed, level in ((0, 0.2), (1, 0.5))]
+    found = outline_distances(*(torch.from_numpy(mask).to(device) for mask in masks), spacing)
+    for ours, theirs in zip(found, scipy_distances(*masks, spacing)):
+        np.testing.assert_allclose(ours.cpu().numpy(), theirs, rtol=1e-14)
+
+
+def test_figures_equal_monai():
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
+    for seed in range(4):
+        masks = [torch.from_numpy(blobs((64, 80), seed + shift, 0.3)) for shift in (0, 50)]
+        figures = surface_figures(*masks)
+        batch = [mask[None, None] for mask in masks]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = compute_hausdorff_distance(*batch, include_background=True)
+            most = compute_hausdorff_distance(*batch, include_background=True, percentile=95)
+            mean = compute_average_surface_distance(*batch, include_background=True, symmetric=True)
+        assert figures["hausdorff"] == pytest.approx(whole.item(), rel=1e-6)
+        assert figures["hd95"] == pytest.approx(most.item(), rel=1e-6)
+        assert figures["assd"] == pytest.approx(mean.item(), rel=1e-6)
+
+
+def test_by_hand():
+    # two single pixels, 3 rows and 4 columns apart
+    a, b = torch.zeros(2, 9, 9, dtype=torch.bool)
+    a[1, 1] = b[4, 5] = True
+    figures = surface_figures(a, b, tolerance=4.9)
+    assert figures == {"hausdorff": 5, "hd95": 5, "assd": 5, "surface_dice": 0}
+    assert surface_figures(a, b, tolerance=5)["surface_dice"] == 1
+    assert surface_figures(a, b, (2.0, 0.5))["hausdorff"] == math.sqrt(36 + 4)
+
+
+def test_empty_masks():
+    empty, full = torch.zeros(5, 5, dtype=torch.bool), torch.ones(5, 5, dtype=torch.bool)
+    assert all(math.isnan(value) for value in surface_figures(empty, empty).values())
+    for pair in ((empty, full), (full, empty)):
+        assert surface_figures(*pair) == {"hausdorff": math.inf, "hd95": math.inf, "assd": math.inf, "surface_dice": 0}
+
+
+def test_outline_touches_the_border():
+    assert mask_outline(torch.ones(4, 4)).sum() == 12
+
+
+@pytest.mark.parametrize("share", [0, 5, 50, 95, 99.9, 100])
+@pytest.mark.parametrize("count", [1, 2, 41])
+def test_percentile_equals_numpy(share, count):
+    values = np.random.default_rng(count).random(count)
+    assert percentile(torch.from_numpy(values), share).item() == np.percentile(values, share)
+
+
+def test_boundary_iou_equals_opencv():
+    masks = np.stack([blobs((61, 83), seed, 0.2) for seed in range(4)])
+    width = boundary_width(61, 83)
+    expected = []
+    for mask in masks:
+        padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        inner = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
+        expected.append(mask & (inner == 0))
+    np.testing.assert_array_equal(boundary_band(torch.from_numpy(masks), width).numpy(), np.stack(expected))
+    iou = boundary_iou(torch.from_numpy(masks[:2]), torch.from_numpy(masks[2:]))
+    for i in range(2):
+        both, either = expected[i] & expected[i + 2], expected[i] | expected[i + 2]
+        assert iou[i].item() == both.sum() / either.sum()
+    assert boundary_iou(torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)).isnan().all()
+
+
+def test_over_a_data_set():
+    truth = torch.zeros(3, 12, 12, dtype=torch.int64)
+    truth[:, 2:6, 2:6] = 1
+    truth[2] = 0
+    predicted = truth.clone()
+    predicted[1] = 0  # class 1 missed: infinitely far
+    metric = SurfaceDistance(("ground", "thing", "nowhere"))
+    metric.update(predicted, truth)
+    figures = metric.compute().to_dict()
+    thing = figures["per_class"]["thing"]
+    assert thing["hausdorff"] == "infinity"
+    assert thing["hausdorff_finite"] == 0
+    assert (thing["infinite"], thing["undefined"]) == (1, 1)
+    assert thing["surface_dice"] == 0.5
+    assert figures["per_class"]["nowhere"]["hausdorff"] is None
+    json.dumps(figures, allow_nan=False)
+    assert "infinity" in metric.compute().table()
+
+
+def test_ignored_pixels_and_merge():
+    truth = torch.full((1, 6, 6), 255)
+    truth[:, :3] = 0
+    predicted = torch.zeros(1, 6, 6, dtype=torch.int64)
+    metric, other = SurfaceDistance(1), SurfaceDistance(1)
+    metric.update(predicted, truth)
+    other.update(predicted, truth)
+    metric.merge(other)
+    assert metric.compute().values.shape == (2, 1, 5)
+    assert metric.compute().to_dict()["hausdorff"] == 0
+    with pytest.raises(ValueError, match="expected"):
+        metric.update(predicted, truth[0])

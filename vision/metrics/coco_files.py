@@ -1,0 +1,115 @@
+"""COCO ground truth and results files as flat arrays for the evaluation, in the files' own float64."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vision.metrics.overlap import Found, Truth
+from vision.metrics.runs import Runs, runs_from_rle
+from vision.structures import ClassMap
+
+__all__ = ["CocoCase", "read_case", "read_json"]
+
+
+@dataclass(frozen=True)
+class CocoCase:
+    """Detections and ground truths of one evaluation, and notes on what was left out and why."""
+
+    found: Found
+    truth: Truth
+    classes: ClassMap
+    images: int
+    notes: tuple[str, ...]
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; ValueError names it when it is none, FileNotFoundError when it is absent."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+
+
+def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_id_unmatched: bool = False) -> CocoCase:
+    """Read ground truth (COCO instances) and results (a list of detections) for kind "bbox" or "segm".
+
+    `zero_id_unmatched` reproduces pycocotools, for which a match with annotation id 0 is none. Results of categories
+    that the ground truth does not list are left out with a note; those of unknown images are an error.
+    """
+    truth, results = read_json(truth_path), read_json(results_path)
+    if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= truth.keys():
+        raise ValueError(f"{truth_path}: not COCO ground truth; expected the keys images, annotations, categories")
+    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+        raise ValueError(f"{results_path}: not COCO results; expected a list of detections")
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    classes = ClassMap(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+    labels = {category: label for label, category in enumerate(classes.ids)}
+    images = {one["id"]: one for one in truth["images"]}
+    order = {image: number for number, image in enumerate(sorted(images))}
+    strangers = sorted({str(one.get("image_id")) for one in results if one.get("image_id") not in order})
+    if strangers:
+        raise ValueError(f"{results_path}: image_id {', '.join(strangers[:5])} not in {truth_path} ({len(strangers)})")
+    known = [one for one in results if one["category_id"] in labels]
+    counted = [one for one in truth["annotations"] if one["category_id"] in labels and one["image_id"] in order]
+    notes = []
+    if len(known) < len(results):
+        notes.append(f"{len(results) - len(known)} results of unlisted categories left out")
+    if len(counted) < len(truth["annotations"]):
+        notes.append(
+            f"{len(truth['annotations']) - len(counted)} annotations of unlisted images or categories left out"
+        )
+    try:
+        found = _found(known, order, labels, images, kind)
+        actual = _truth(counted, order, labels, images, kind, zero_id_unmatched)
+    except KeyError as missing:
+        raise ValueError(f"{truth_path}, {results_path}: an entry lacks {missing} (for kind {kind!r})") from None
+    return CocoCase(found, actual, classes, len(order), tuple(notes))
+
+
+def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: str) -> Found:
+    results = sorted(results, key=lambda one: order[one["image_id"]])  # stable: the file's order within an image
+    masks = _runs(results, images) if kind == "segm" else None
+    # as pycocotools: where results carry boxes, the box decides about small, medium, large, for masks too
+    by_box = kind == "bbox" or (bool(results) and bool(results[0].get("bbox")))
+    box = _floats([one["bbox"] for one in results], 4) if by_box else masks.boxes().double()
+    area = box[:, 2] * box[:, 3] if by_box else masks.area().double()
+    score = _floats([one["score"] for one in results])
+    return Found(*_places(results, order, labels), score, box, area, masks)
+
+
+def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kind: str, zero: bool) -> Truth:
+    annotations = sorted(annotations, key=lambda one: order[one["image_id"]])
+    masks = _runs(annotations, images) if kind == "segm" else None
+    box = _floats([one["bbox"] for one in annotations], 4) if kind == "bbox" else masks.boxes().double()
+    area = [one["area"] if "area" in one else one["bbox"][2] * one["bbox"][3] for one in annotations]
+    crowd = torch.tensor([bool(one.get("iscrowd", 0)) for one in annotations], dtype=torch.bool)
+    unmatchable = torch.tensor([zero and one.get("id") == 0 for one in annotations], dtype=torch.bool)
+    return Truth(*_places(annotations, order, labels), box, _floats(area), crowd, unmatchable, masks)
+
+
+def _places(entries: list[dict], order: dict, labels: dict) -> tuple[Tensor, Tensor]:
+    image = torch.tensor([order[one["image_id"]] for one in entries], dtype=torch.int64)
+    return image, torch.tensor([labels[one["category_id"]] for one in entries], dtype=torch.int64)
+
+
+def _floats(values: list, width: int | None = None) -> Tensor:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return tensor if width is None else tensor.reshape(-1, width)
+
+
+def _runs(entries: list[dict], images: dict) -> Runs:
+    return runs_from_rle([_run_lengths(one["segmentation"], images[one["image_id"]]) for one in entries])
+
+
+def _run_lengths(segmentation: list | dict, image: dict) -> dict:
+    if isinstance(segmentation, dict):
+        return segmentation
+    from pycocotools import mask  # polygons are drawn by the reference's own code, pixel for pixel
+
+    return mask.merge(mask.frPyObjects(segmentation, image["height"], image["width"]))

@@ -1,0 +1,106 @@
+"""Metrics from files alone: what `vision score` does, for the output of any tool."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vision.metrics.average_precision import Protocol as DetectionProtocol
+from vision.metrics.coco_files import read_case
+from vision.metrics.detection import coco_result
+from vision.metrics.mask_files import paired_masks, panoptic_cases, read_index_mask
+from vision.metrics.panoptic import PanopticQuality
+from vision.metrics.segmentation import SegmentationScore
+from vision.structures import ClassMap
+
+__all__ = ["main_score", "score_detections", "score_panoptic", "score_semantic"]
+
+
+class Result(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def table(self, style: str = "console") -> str: ...
+
+
+def main_score(
+    task: str,
+    truth_path: str | Path,
+    predictions_path: str | Path,
+    out: str | Path | None = None,
+    *,
+    classes: ClassMap | list[str] | int | None = None,
+    ignore: int = 255,
+    max_detections: tuple[int, ...] = (1, 10, 100),
+    pycocotools_ids: bool = False,
+    style: str = "console",
+) -> int:
+    """Write the table of a task's metrics to standard output and, with `out`, the figures to that JSON file; 0.
+
+    task: "detection" or "instance" (COCO ground truth and results), "semantic" (two folders of index masks), or
+    "panoptic" (two COCO panoptic JSON files beside their PNG folders). ValueError, or the system's own error for a
+    file that cannot be read, names the culprit; nothing is written then.
+    """
+    notes: tuple[str, ...] = ()
+    if task in ("detection", "instance"):
+        kind = "bbox" if task == "detection" else "segm"
+        result, notes = score_detections(truth_path, predictions_path, kind, max_detections, pycocotools_ids)
+    elif task == "semantic":
+        result = score_semantic(truth_path, predictions_path, classes, ignore)
+    elif task == "panoptic":
+        result = score_panoptic(truth_path, predictions_path)
+    else:
+        raise ValueError(f"score: task {task!r}; expected detection, instance, semantic or panoptic")
+    figures = result.to_dict()
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write("\n".join([result.table(style), *(f"note: {note}" for note in notes)]) + "\n")
+    return 0
+
+
+def score_detections(
+    truth: str | Path, results: str | Path, kind: str, limits: tuple[int, ...] = (1, 10, 100), zero_ids: bool = False
+) -> tuple[Result, tuple[str, ...]]:
+    """COCO AP of a results file, and notes on what was left out; kind "bbox" or "segm"."""
+    case = read_case(truth, results, kind, zero_ids)
+    protocol = DetectionProtocol(len(case.classes), case.images, kind, max_detections=tuple(sorted(limits)))
+    return coco_result(case.found, case.truth, case.classes, protocol), case.notes
+
+
+def score_semantic(
+    truth: str | Path, predictions: str | Path, classes: ClassMap | list[str] | int | None = None, ignore: int = 255
+) -> Result:
+    """Confusion-matrix scores of a folder of masks; without `classes`, they are 0 to the largest value of the truth."""
+    pairs = paired_masks(truth, predictions)
+    known = ClassMap.of(classes) if classes is not None else ClassMap.of(_largest(pairs, ignore) + 1)
+    score = SegmentationScore(known, ignore)
+    for fact, guess in pairs:
+        expected, given = read_index_mask(fact), read_index_mask(guess)
+        if expected.shape != given.shape:
+            raise ValueError(f"{guess}: {tuple(given.shape)} pixels, but {tuple(expected.shape)} in {fact}")
+        beyond = expected[(expected != ignore) & (expected >= len(known))]
+        if len(beyond):
+            raise ValueError(f"{fact}: value {int(beyond[0])}; expected 0 to {len(known) - 1} or {ignore}")
+        score.update(given, expected)
+    return score.compute()
+
+
+def _largest(pairs: list[tuple[Path, Path]], ignore: int) -> int:
+    largest = 0
+    for fact, _ in pairs:
+        values = read_index_mask(fact)
+        largest = max(largest, int(torch.where(values == ignore, 0, values).max()))
+    return largest
+
+
+def score_panoptic(truth: str | Path, predictions: str | Path) -> Result:
+    """Panoptic quality of a COCO panoptic JSON file and its PNGs."""
+    classes, cases = panoptic_cases(truth, predictions)
+    quality = PanopticQuality(classes)
+    for guess, fact in cases:
+        quality.update([guess], [fact])
+    return quality.compute()
