@@ -55,6 +55,7 @@ SMALL = {
     "mask_rcnn": {"recipe": "v2", **TINY_RCNN},
     "cascade_rcnn": TINY_RCNN,
     "cascade_mask_rcnn": TINY_RCNN,
+    "panoptic_fpn": TINY_RCNN,
     "yolo_n": TINY_YOLO,
     "yolo_s": TINY_YOLO,
     "yolo_m": TINY_YOLO,

@@ -51,6 +51,7 @@ MODELS: dict[str, str] = {
     "mask_rcnn": "vision.models.mask_rcnn:build_mask_rcnn",
     "cascade_rcnn": "vision.models.cascade_rcnn:build_cascade_rcnn",
     "cascade_mask_rcnn": "vision.models.cascade_rcnn:build_cascade_mask_rcnn",
+    "panoptic_fpn": "vision.models.panoptic_fpn:build_panoptic_fpn",
     "yolo_n": "vision.models.yolo:build_yolo_n",
     "yolo_s": "vision.models.yolo:build_yolo_s",
     "yolo_m": "vision.models.yolo:build_yolo_m",

@@ -1,0 +1,104 @@
+"""Panoptic FPN (arXiv:1901.02446): Mask R-CNN and a semantic branch that share one backbone and one pyramid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision.heads.mask import MaskHead
+from vision.heads.panoptic import PyramidSemanticHead
+from vision.layers.resize import resize
+from vision.losses.classification import cross_entropy
+from vision.models.base import RoiOutputs
+from vision.models.faster_rcnn import pyramid_parts, read_settings
+from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
+from vision.ops.panoptic import PanopticPixels, merge_panoptic
+from vision.structures import ClassMap, Detections, Targets
+
+__all__ = ["PanopticFPN", "build_panoptic_fpn"]
+
+
+class PanopticFPN(TwoStageDetector):
+    """A two-stage detector with masks and a semantic head over all classes.
+
+    `decode` returns the instances; `decode_panoptic` joins them with the stuff (`ClassMap.things` says which classes
+    are which). The semantic map of the targets names the class of every pixel, things and stuff alike.
+    """
+
+    def __init__(
+        self,
+        classes: ClassMap,
+        parts: RoiParts,
+        settings: RoiSettings,
+        semantic_head: nn.Module,
+        semantic_weight: float,
+    ):
+        super().__init__(classes, parts, settings)
+        self.task = "panoptic"
+        self.semantic_head = semantic_head
+        self.semantic_weight = semantic_weight
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: Targets | None = None,
+        proposals: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> RoiOutputs:
+        outputs = super().forward(images, targets, proposals, valid)
+        return dataclasses.replace(outputs, semantic=self.semantic_head(outputs.features))
+
+    def loss(self, outputs: RoiOutputs, targets: Targets) -> dict[str, Tensor]:
+        """Those of Mask R-CNN and semantic: the mean cross-entropy of the pixels that are not to be ignored."""
+        losses = super().loss(outputs, targets)
+        if targets.semantic is None:
+            raise ValueError("loss of a panoptic model: the targets have no semantic map; read the data with it")
+        logits = self._full_size(outputs.semantic.float(), targets.semantic.shape[-2:])
+        losses["semantic"] = self.semantic_weight * cross_entropy(logits, targets.semantic)
+        return losses
+
+    def _full_size(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Logits (B, C, h, w) at the resolution of the input, without the padding behind `size`."""
+        stride = self.roi_strides[0]
+        logits = resize(logits, (logits.shape[-2] * stride, logits.shape[-1] * stride))
+        return logits[..., : size[0], : size[1]]
+
+    @torch.no_grad()
+    def decode_panoptic(
+        self, outputs: RoiOutputs, sizes: Tensor, *, score_threshold: float = 0.5, smallest_stuff: int = 4096
+    ) -> list[PanopticPixels]:
+        """Labels and instances of every pixel of each image of `sizes` (B, 2), by the paper's rules."""
+        found: list[Detections] = self.decode(outputs, sizes, score_threshold=score_threshold)
+        things = torch.tensor(self.classes.things, device=outputs.semantic.device)
+        results = []
+        for detections, logits, (height, width) in zip(found, outputs.semantic, sizes.tolist()):
+            semantic = self._full_size(logits[None].float(), (height, width))[0].argmax(0)
+            results.append(
+                merge_panoptic(
+                    detections, semantic, things, score_threshold=score_threshold, smallest_stuff=smallest_stuff
+                )
+            )
+        return results
+
+
+def build_panoptic_fpn(
+    classes: ClassMap,
+    *,
+    backbone: str = "resnet50",
+    recipe: str = "v1",
+    width: int = 256,
+    hidden: int = 1024,
+    semantic_weight: float = 0.5,
+    settings: Mapping[str, Any] | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> PanopticFPN:
+    """Panoptic FPN on any backbone with levels 2 to 5."""
+    parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options)
+    head = MaskHead(width, len(classes), norm="batch" if recipe == "v2" else None, width=width)
+    semantic = PyramidSemanticHead(len(parts.roi_strides), width, len(classes), width=max(32, width // 2))
+    parts = dataclasses.replace(parts, mask_head=head)
+    return PanopticFPN(classes, parts, read_settings(settings), semantic, semantic_weight)
