@@ -32,10 +32,11 @@ def pair(name):
     for key, parameter in theirs.head.named_parameters():
         final = "cls_logits" in key or "bbox" in key or "module_list" in key
         if final and key.endswith("weight") and parameter.ndim == 4:
-            spread = 3.0 if name.startswith("ssdlite") else 0.5  # equal scores would leave the order to rounding
-            nn.init.normal_(parameter, std=spread / parameter[0].numel() ** 0.5)
+            nn.init.normal_(parameter, std=0.5 / parameter[0].numel() ** 0.5)
         elif "cls_logits" in key:
             nn.init.normal_(parameter, std=0.5)
+    if name.startswith("ssdlite"):
+        fit_norms(theirs)
     if not name.startswith("ssd"):  # column 0 is nobody's class, and ours has none: theirs shall find nothing there
         predictor = theirs.head.classification_head.cls_logits
         predictor.weight.data.unflatten(0, (-1, CLASSES + 1))[:, 0] = 0
@@ -43,6 +44,17 @@ def pair(name):
     ours = build_model(DENSE_CONVERTERS[name][0], CLASSES, **OPTIONS.get(name, {})).eval()
     load_dense_state(ours, name, theirs.state_dict(), range(1, CLASSES + 1))
     return theirs, ours
+
+
+def fit_norms(model):
+    """Gives the batch norms the statistics of a picture: else all places score alike and rounding orders them."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()
+    with torch.no_grad():
+        model.head(list(model.backbone(torch.randn(4, 3, 320, 320)).values()))
+    model.eval()
 
 
 def picture(name, size, count=1):
