@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vision.metrics.overlap import Found, Truth
-from vision.metrics.runs import Runs, runs_from_rle
+from vision.metrics.run_reading import runs_from_rle
+from vision.metrics.runs import Runs
 from vision.structures import ClassMap
 
 __all__ = ["CocoCase", "read_case", "read_json"]

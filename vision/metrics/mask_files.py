@@ -92,7 +92,8 @@ def _map(path: Path, annotation: dict, classes: ClassMap) -> PanopticMap:
     pixels = _pixels(file)
     if pixels.ndim != 3:
         raise ValueError(f"{file}: a grey image; expected RGB with segment id = R + 256 G + 65536 B")
-    ids = torch.from_numpy(pixels[..., :3].astype(np.int32) @ np.array([1, 256, 65536], np.int32))
+    red, green, blue = (pixels[..., i].astype(np.int32) for i in range(3))
+    ids = torch.from_numpy(red + 256 * green + 65536 * blue)
     rows = annotation["segments_info"]
     unknown = sorted({row["category_id"] for row in rows} - set(classes.ids))
     if unknown:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vision.metrics.overlap import Found, Truth
-from vision.metrics.runs import Runs, concatenate_runs, runs_from_bitmaps, runs_from_rle
+from vision.metrics.run_reading import runs_from_bitmaps, runs_from_rle
+from vision.metrics.runs import Runs, concatenate_runs
 from vision.metrics.sums import gather_objects
 from vision.structures import Detections, Target
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Runs", "concatenate_runs", "runs_from_bitmaps", "runs_from_rle"]
+__all__ = ["Runs", "concatenate_runs", "intersections", "spans"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Runs:
     def select(self, index: Tensor) -> Runs:
         """The masks that `index` (M,) names, in that order."""
         count = self.count[index]
-        runs = _spans(self.first[index], count)
+        runs = spans(self.first[index], count)
         return Runs(self.start[runs], self.end[runs], count, self.size[index])
 
 
-def _spans(first: Tensor, count: Tensor) -> Tensor:
+def spans(first: Tensor, count: Tensor) -> Tensor:
     """first[0], first[0] + 1, ... count[0] of them, then those of first[1], ..."""
     shift = first - (count.cumsum(0) - count)
     owner = torch.repeat_interleave(count)
@@ -87,8 +87,10 @@ def intersections(a: Runs, b: Runs, a_index: Tensor, b_index: Tensor) -> Tensor:
     lengths = torch.cat([b.start.new_zeros(1), (b.end - b.start).cumsum(0)])
     place = b.start + b.owner * extent
     count = a.count[a_index]
-    runs, pair = _spans(a.first[a_index], count), torch.repeat_interleave(count)
+    runs, pair = spans(a.first[a_index], count), torch.repeat_interleave(count)
     other = b_index[pair]
+
+    b_start = lengths[b.first]
 
     def before(pixel: Tensor) -> Tensor:
         run = torch.searchsorted(place, pixel + other * extent, right=True) - 1  # the last run starting at or before
@@ -96,71 +98,10 @@ def intersections(a: Runs, b: Runs, a_index: Tensor, b_index: Tensor) -> Tensor:
         run = run.clamp(min=0)
         return torch.where(inside, lengths[run] + torch.minimum(pixel, b.end[run]) - b.start[run], b_start[other])
 
-    b_start = lengths[b.first]
     shared = before(a.end[runs]) - before(a.start[runs])
     total = torch.cat([shared.new_zeros(1), shared.cumsum(0)])
     stop = count.cumsum(0)
     return total[stop] - total[stop - count]
-
-
-def runs_from_bitmaps(masks: Tensor) -> Runs:
-    """Runs of masks (N, H, W), nonzero = foreground, on their device; one wait for the device in all."""
-    count, height, width = masks.shape
-    columns = (masks != 0).transpose(1, 2).reshape(count, width * height)
-    padded = torch.zeros((count, height * width + 2), dtype=torch.bool, device=masks.device)
-    padded[:, 1:-1] = columns
-    mask, place = (padded[:, 1:] != padded[:, :-1]).nonzero(as_tuple=True)
-    number = torch.zeros(count, dtype=torch.int64, device=masks.device).scatter_add_(0, mask, torch.ones_like(mask))
-    size = torch.tensor([height, width], device=masks.device).expand(count, 2)
-    return Runs(place[0::2], place[1::2], number // 2, size)
-
-
-def runs_from_rle(masks: Sequence[dict]) -> Runs:
-    """Runs of COCO run-length dicts {"size": [h, w], "counts": list of int, bytes or str}."""
-    counts = [_counts(mask) for mask in masks]
-    if not counts:
-        return Runs(*(torch.zeros(0, dtype=torch.int64) for _ in range(3)), torch.zeros((0, 2), dtype=torch.int64))
-    lengths = torch.tensor([len(c) for c in counts])
-    ends = torch.tensor([e for c in counts for e in _cumulative(c)], dtype=torch.int64)
-    position = _spans(torch.zeros_like(lengths), lengths)
-    foreground = position % 2 == 1
-    index = foreground.nonzero()[:, 0]
-    start, end, owner = ends[index - 1], ends[index], torch.repeat_interleave(lengths)[index]
-    solid = end > start
-    start, end, owner = start[solid], end[solid], owner[solid]
-    sizes = torch.tensor([list(mask["size"]) for mask in masks], dtype=torch.int64)
-    return Runs(start, end, torch.bincount(owner, minlength=len(counts)), sizes)
-
-
-def _cumulative(counts: Sequence[int]) -> list[int]:
-    total, ends = 0, []
-    for count in counts:
-        total += count
-        ends.append(total)
-    return ends
-
-
-def _counts(mask: dict) -> Sequence[int]:
-    counts = mask["counts"]
-    return _decompress(counts) if isinstance(counts, (str, bytes)) else counts
-
-
-def _decompress(text: str | bytes) -> list[int]:
-    """The run lengths in a COCO compressed string: 5 bits a character, from the third on as differences to two back."""
-    content = text.encode("ascii") if isinstance(text, str) else text
-    counts: list[int] = []
-    value, shift = 0, 0
-    for character in content:
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value, shift = 0, 0
-    return counts
 
 
 def concatenate_runs(parts: Sequence[Runs]) -> Runs:

@@ -1,0 +1,74 @@
+"""Runs of masks against pycocotools and plain counting."""
+
+import numpy as np
+import pytest
+import torch
+from coco_oracle import run_lengths
+from pycocotools import mask as coco_mask
+
+from vision.metrics.run_reading import runs_from_bitmaps, runs_from_rle
+from vision.metrics.runs import intersections
+
+
+def random_masks(count, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, height, width)) < rng.random((count, 1, 1))
+    masks[0], masks[1] = False, True
+    return masks
+
+
+def filled(runs):
+    """Bitmaps again, pixel by pixel."""
+    images, first = [], 0
+    for number, (height, width) in zip(runs.count.tolist(), runs.size.tolist()):
+        flat = np.zeros(height * width, bool)
+        for i in range(first, first + number):
+            flat[runs.start[i] : runs.end[i]] = True
+        images.append(flat.reshape(width, height).T)
+        first += number
+    return np.array(images)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (16, 24), (33, 70)])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_bitmaps_and_run_lengths_come_back(height, width, compressed, device):
+    masks = random_masks(6, height, width)
+    bitmaps = torch.from_numpy(masks).to(device)
+    encoded = [run_lengths(mask) for mask in masks]
+    if compressed:
+        runs = runs_from_rle(
+            [{**one, "counts": one["counts"].decode()} if i % 2 else one for i, one in enumerate(encoded)]
+        )
+    else:
+        runs = runs_from_bitmaps(bitmaps)
+    np.testing.assert_array_equal(filled(runs.to("cpu")), masks)
+    assert runs.area().tolist() == masks.sum((1, 2)).tolist()
+    np.testing.assert_array_equal(runs.boxes().cpu().numpy(), coco_mask.toBbox(encoded))
+
+
+def test_long_runs_need_several_characters():
+    mask = np.zeros((900, 1100), bool)
+    mask[1:, 3:1000] = True
+    mask[5, 5:800] = False
+    runs = runs_from_rle([run_lengths(mask), run_lengths(~mask)])
+    assert runs.area().tolist() == [mask.sum(), (~mask).sum()]
+    np.testing.assert_array_equal(filled(runs)[0], mask)
+
+
+def test_uncompressed_lists_and_strings_mix():
+    runs = runs_from_rle([{"size": [2, 3], "counts": [0, 2, 4]}, run_lengths(np.eye(3, dtype=bool))])
+    assert runs.area().tolist() == [2, 3]
+    assert runs.boxes().tolist() == [[0, 0, 1, 2], [0, 0, 3, 3]]
+    assert len(runs_from_rle([])) == 0
+    assert len(runs_from_bitmaps(torch.zeros(0, 4, 4))) == 0
+
+
+def test_intersections_equal_counting(device):
+    masks = random_masks(7, 19, 23, seed=1)
+    first, second = (a.ravel() for a in np.meshgrid(np.arange(7), np.arange(7)))
+    runs = runs_from_bitmaps(torch.from_numpy(masks).to(device))
+    pairs = (torch.from_numpy(first).to(device), torch.from_numpy(second).to(device))
+    expected = [(masks[i] & masks[j]).sum() for i, j in zip(first, second)]
+    assert intersections(runs, runs, *pairs).tolist() == expected
+    chosen = runs.select(torch.tensor([3, 0, 3], device=device))
+    assert chosen.area().tolist() == masks[[3, 0, 3]].sum((1, 2)).tolist()
