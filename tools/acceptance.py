@@ -2,7 +2,8 @@
 
     python tools/acceptance.py --data FOLDER --out runs/acceptance [bccd camvid_unet ...] [--seeds 3] [--scale 1.7]
 
-FOLDER holds bccd/ (VOC layout), camvid/, membrane/ and coco256/ (COCO layout). Budgets are user-CPU seconds of
+The runs named peer_* train models of other libraries in the same loop, with the same budget and the library's default
+recipe. FOLDER holds bccd/ (VOC layout), camvid/, membrane/ and coco256/ (COCO layout). Budgets are user-CPU seconds of
 training, all cores added up; `--scale` multiplies them. Every box AP is computed once more by pycocotools from the
 predictions.json that the evaluation wrote, and has to agree to 1e-6.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 
 import vision
 from vision.engine.evaluate import Evaluation, evaluate
@@ -33,30 +35,36 @@ class Run:
     data: str
     settings: dict[str, Any]
     wanted: dict[str, float] = field(default_factory=dict)
-    train_split: str = "train"
-    val_split: str = "val"
 
 
+BCCD = {"AP": 0.59, "AP50": 0.88, "Platelets AP": 0.38}
+CAMVID = {"mIoU": 0.47, "classes above 0": 9}
+OURS = ("bccd", "camvid_unet", "camvid_deeplab", "membrane")
 RUNS = {
     "bccd": Run(
         "bccd",
-        {"model": "yolo_n", "config": "bccd", "cpu_seconds": 640},
-        {"AP": 0.59, "AP50": 0.88, "Platelets AP": 0.38},
+        {"recipe": "bccd", "cpu_seconds": 640},
+        BCCD,
     ),
     "camvid_unet": Run(
         "camvid",
-        {"model": "unet", "model_options": {"backbone": "resnet18"}, "config": "camvid", "cpu_seconds": 600},
-        {"mIoU": 0.47, "classes above 0": 9},
+        {"recipe": "camvid", "cpu_seconds": 600},
+        CAMVID,
     ),
     "camvid_deeplab": Run(
         "camvid",
-        {"model": "deeplab_v3_plus", "config": "camvid_deeplab", "cpu_seconds": 600},
+        {"recipe": "camvid_deeplab", "cpu_seconds": 600},
         {"mIoU": 0.42},
     ),
     "membrane": Run(
         "membrane",
-        {"model": "unet", "config": "membrane", "cpu_seconds": 150},
+        {"recipe": "membrane", "cpu_seconds": 150},
         {"cell dice": 0.95, "membrane dice": 0.80},
+    ),
+    "peer_bccd_ssdlite": Run("bccd", {"model": "peer_ssdlite", "image_size": (320, 320), "cpu_seconds": 640}, BCCD),
+    "peer_camvid_unet": Run("camvid", {"model": "peer_unet", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID),
+    "peer_camvid_deeplab": Run(
+        "camvid", {"model": "peer_deeplab_v3_plus", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID
     ),
 }
 
@@ -111,7 +119,7 @@ def run_once(run: Run, data: Path, out: Path, seed: int, scale: float) -> dict[s
     settings["cpu_seconds"] *= scale
     result = train(**settings, data=str(data / run.data), out=str(out / "run"))
     model = vision.load(result.weights)
-    dataset = vision.open_dataset(str(data / run.data), run.val_split, task=model.task)
+    dataset = vision.open_dataset(str(data / run.data), "val", task=model.task)
     evaluation = evaluate(model, dataset, out=out / "val", progress=False)
     values = reached(evaluation)
     if model.task != "semantic":
@@ -123,12 +131,13 @@ def run_once(run: Run, data: Path, out: Path, seed: int, scale: float) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", default=list(RUNS), help=f"of {', '.join(RUNS)}; default: all")
+    parser.add_argument("runs", nargs="*", default=OURS, help=f"of {', '.join(RUNS)}; default: ours")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs; must not exist")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each, averaged")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the CPU budgets")
     arguments = parser.parse_args()
+    peers.register()
     rows = []
     for name in arguments.runs:
         seeds = [

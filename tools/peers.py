@@ -1,0 +1,96 @@
+"""Models of other libraries behind our model contract, so that the same loop trains them on the same batches.
+
+Only for measuring: `tools/acceptance.py` trains them beside ours, on the same machine, with the same budget.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision.models import MODELS
+from vision.models.base import SegmentOutputs, VisionModel
+from vision.structures import ClassMap, Detections, Segmentation, Targets
+
+__all__ = ["PeerDetector", "PeerSegmenter", "build_ssdlite", "build_unet", "register"]
+
+
+class PeerSegmenter(VisionModel):
+    """A network of logits a pixel, trained with plain cross-entropy."""
+
+    task = "semantic"
+    divisor = 32
+
+    def __init__(self, classes: ClassMap, network: nn.Module):
+        super().__init__(classes)
+        self.network = network
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> SegmentOutputs:
+        height, width = images.shape[-2:]
+        return SegmentOutputs(self.network(self.prepare(images))[..., :height, :width].float(), [])
+
+    def loss(self, outputs: SegmentOutputs, targets: Targets) -> dict[str, Tensor]:
+        return {"cross_entropy": F.cross_entropy(outputs.logits, targets.semantic, ignore_index=255)}
+
+    def decode(self, outputs: SegmentOutputs, sizes: Tensor, **_: Any) -> list[Segmentation]:
+        found = zip(outputs.logits.softmax(1), sizes.tolist())
+        return [Segmentation(score[:, :h, :w].argmax(0), score[:, :h, :w]) for score, (h, w) in found]
+
+
+class PeerDetector(VisionModel):
+    """A detector of torchvision, which computes its own losses and detections."""
+
+    divisor = 1
+
+    def __init__(self, classes: ClassMap, network: nn.Module):
+        super().__init__(classes)
+        self.network = network
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Any:
+        pictures = [image.float() / 255 for image in images]
+        if targets is None:
+            self.network.eval()
+            return self.network(pictures)
+        self.network.train()
+        rows = zip(targets.boxes, targets.labels, targets.valid)
+        return self.network(pictures, [{"boxes": b[v], "labels": c[v] + 1} for b, c, v in rows])
+
+    def loss(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        return outputs
+
+    def decode(self, outputs: list[dict[str, Tensor]], sizes: Tensor, **_: Any) -> list[Detections]:
+        return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in outputs]
+
+
+def build_unet(classes: ClassMap, *, encoder: str = "resnet18") -> PeerSegmenter:
+    """segmentation_models.pytorch's U-Net, from scratch."""
+    import segmentation_models_pytorch as smp
+
+    return PeerSegmenter(classes, smp.Unet(encoder, encoder_weights=None, classes=len(classes)))
+
+
+def build_deeplab_v3_plus(classes: ClassMap, *, encoder: str = "mobilenet_v2") -> PeerSegmenter:
+    """segmentation_models.pytorch's DeepLabV3Plus, from scratch."""
+    import segmentation_models_pytorch as smp
+
+    return PeerSegmenter(classes, smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=len(classes)))
+
+
+def build_ssdlite(classes: ClassMap) -> PeerDetector:
+    """torchvision's SSDlite320 on MobileNetV3, from scratch."""
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    network = ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=len(classes) + 1, score_thresh=0.001, detections_per_img=100
+    )
+    return PeerDetector(classes, network)
+
+
+def register() -> None:
+    """Makes the peers known to `build_model` as peer_unet, peer_deeplab_v3_plus and peer_ssdlite."""
+    torch.manual_seed(0)
+    for name in ("unet", "deeplab_v3_plus", "ssdlite"):
+        MODELS[f"peer_{name}"] = f"peers:build_{name}"
