@@ -146,3 +146,34 @@ def test_settings_from_lists_as_json_gives_them():
     settings = read_settings({"stage_ious": [0.6], "box_weights": [[1, 1, 1, 1]], "score_threshold": 0.2})
     assert settings.box_weights == ((1, 1, 1, 1),)
     assert settings.stage_ious == (0.6,)
+
+
+def objects(boxes, size=(64, 96)):
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(1, -1, 4)
+    labels = torch.arange(boxes.shape[1])[None] % 3
+    valid = torch.ones_like(labels, dtype=torch.bool)
+    masks = torch.ones(boxes.shape[1], *size, dtype=torch.bool)
+    return Targets(boxes, labels, valid, ~valid, masks, torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[0, 0, 96, 64]],  # as large as the image
+        [[50, 30, 51, 31]],  # one pixel
+        [[i % 90, i % 60, i % 90 + 5, i % 60 + 4] for i in range(500)],
+        [[10, 10, 10, 30]],  # no area: matches nothing
+    ],
+    ids=["image", "pixel", "hundreds", "flat"],
+)
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_rcnn"])
+def test_objects_at_the_edge_of_what_occurs(name, boxes):
+    model, targets = tiny(name), objects(boxes)
+    grey = torch.rand(1, 1, 64, 96).expand(1, 3, 64, 96)
+    outputs = model(grey, targets)
+    losses = model.loss(outputs, targets)
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    flat = boxes[0][0] == boxes[0][2]
+    assert bool((outputs.stages[0].index >= 0).any()) != flat
