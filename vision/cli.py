@@ -244,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code; errors are one line on stderr unless --debug is given."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    # OpenMP's threads otherwise spin while they wait: a second thread that has to share its core then costs three times
+    # the CPU seconds. It is read when torch is first imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_stderr()
     try:
         if arguments[:1] == ["train"]:
