@@ -13,6 +13,14 @@ from vision.layers.norm import Norm
 __all__ = ["BoxPredictor", "BoxStage", "ConvBoxHead", "ResNetBoxHead", "TwoLayerBoxHead"]
 
 
+def _initialise_linear(module: nn.Module) -> None:
+    """Linear layers by their inputs: counting outputs, as convolutions here do, would blow up 12544 -> 1024."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.kaiming_uniform_(part.weight, a=1)
+            nn.init.zeros_(part.bias)
+
+
 class TwoLayerBoxHead(nn.Module):
     """Two fully connected layers (FPN, arXiv:1612.03144): (N, channels, size, size) -> (N, width)."""
 
@@ -21,7 +29,7 @@ class TwoLayerBoxHead(nn.Module):
         self.fc6 = nn.Linear(channels * size**2, width)
         self.fc7 = nn.Linear(width, width)
         self.channels = width
-        initialise(self, "kaiming_normal")
+        _initialise_linear(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc7(self.fc6(x.flatten(1)).relu_()).relu_()
@@ -36,6 +44,7 @@ class ConvBoxHead(nn.Sequential):
         super().__init__(*convolutions, nn.Flatten(), linear, nn.ReLU(inplace=True))
         self.channels = width
         initialise(self, "kaiming_normal")
+        _initialise_linear(self)
 
 
 class ResNetBoxHead(nn.Module):
