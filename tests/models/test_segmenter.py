@@ -156,3 +156,19 @@ def test_present_classes_do_not_count_ignored_pixels():
     assert present_classes(labels, 3).tolist() == [[1, 0, 1], [0, 0, 0]]
     assert present_classes(torch.tensor([[[0, 1]], [[0, 255]]]), 1).tolist() == [[1], [0]]
     assert present_classes(torch.tensor([[[[0, 1]], [[255, 0]]]]), 2, multilabel=True).tolist() == [[1, 0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["timm:pvt_v2_b0", "timm:convnext_atto"])
+def test_segformer_on_timm_encoders(backbone):
+    pytest.importorskip("timm")
+    model = build_model("segformer", 3, backbone=backbone, width=16).train()
+    losses = TrainStep(model)(torch.rand(2, 3, 67, 81), semantic(torch.randint(0, 3, (2, 67, 81))))
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["deeplab_v3_plus", "lraspp"])
+def test_mobilenets_carry_the_light_heads(name):
+    model = build_model(name, 3, backbone="mobilenet_v2", width=8, backbone_options={"taps": (3, 17), "width": 0.25})
+    assert model.eval()(torch.rand(1, 3, 67, 81)).logits.shape == (1, 3, 67, 81)
