@@ -16,8 +16,12 @@ SETTINGS = {
     "roi_batch": 64, "roi_fraction": 0.25,
 }  # fmt: skip
 OPTIONS = {
-    "backbone": "resnet18", "width": 64, "hidden": 256, "settings": SETTINGS, "backbone_options": {"norm": "group"},
-}  # fmt: skip
+    "backbone": "resnet18",
+    "width": 64,
+    "hidden": 256,
+    "settings": SETTINGS,
+    "backbone_options": {"norm": "group", "width": 0.5},
+}
 
 
 def read(folder, size, count=8):
@@ -65,7 +69,7 @@ def score(model, batches, targets, kinds):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn", "cascade_rcnn"])
 def test_learns_eight_images_by_heart(name, real_data):
-    batches, classes, targets = read(real_data("coco256"), 256)
+    batches, classes, targets = read(real_data("coco256"), 160)
     torch.manual_seed(0)
     model = build_model(name, classes, **OPTIONS).to(memory_format=torch.channels_last)
     learn(model, batches, 400)
