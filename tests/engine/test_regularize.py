@@ -165,8 +165,8 @@ def test_weight_noise_finds_flatter_minima():
 
 def test_input_noise_is_weight_decay_for_a_linear_model():
     # noise of variance s^2 on the inputs of a linear model is ridge regression: weights shrink (Bishop 1995)
-    plain, _ = train({}, steps=300)
-    noisy, _ = train({"input_noise": 1.0}, steps=300)
+    plain, _ = train({}, steps=100)
+    noisy, _ = train({"input_noise": 1.0}, steps=100)
     assert noisy.backbone.conv.weight.norm() < plain.backbone.conv.weight.norm()
     images, _ = draw()
     assert torch.equal(noisy.eval()(images), noisy(images))

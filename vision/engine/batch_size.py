@@ -67,8 +67,8 @@ def largest_batch(
         except torch.OutOfMemoryError:
             return False
         finally:
-            gc.collect()
             if torch.cuda.is_available():
+                gc.collect()
                 torch.cuda.empty_cache()
         return True
 
