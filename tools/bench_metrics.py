@@ -119,7 +119,7 @@ def bench_box(scale: float) -> list[tuple]:
     images = int(5000 * scale)
     truth, results = box_case(images, np.random.default_rng(0))
     order, labels = {i: i for i in range(images)}, {i: i for i in range(80)}
-    rows = {i: one for i, one in enumerate(truth["images"])}
+    rows = dict(enumerate(truth["images"]))
     found = coco_files._found(results, order, labels, rows, "bbox")
     actual = coco_files._truth(truth["annotations"], order, labels, rows, "bbox", False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -188,7 +188,7 @@ def bench_mask(scale: float) -> list[tuple]:
     truth, found = mask_case(images, 47, np.random.default_rng(0))
     content, results = mask_files(truth, found)
     order, labels = {i: i for i in range(images)}, {i: i for i in range(10)}
-    rows = {i: one for i, one in enumerate(content["images"])}
+    rows = dict(enumerate(content["images"]))
 
     def from_rle() -> None:
         flat = coco_files._found(results, order, labels, rows, "segm")

@@ -78,7 +78,7 @@ def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: s
     masks = _runs(results, images) if kind == "segm" else None
     # as pycocotools: where results carry boxes, the box decides about small, medium, large, for masks too
     by_box = kind == "bbox" or (bool(results) and bool(results[0].get("bbox")))
-    box = _floats([one["bbox"] for one in results], 4) if by_box else masks.boxes().double()
+    box = _floats([one["bbox"] for one in results], 4) if by_box else torch.zeros((len(results), 4)).double()
     area = box[:, 2] * box[:, 3] if by_box else masks.area().double()
     score = _floats([one["score"] for one in results])
     return Found(*_places(results, order, labels), score, box, area, masks)
@@ -87,7 +87,7 @@ def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: s
 def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kind: str, zero: bool) -> Truth:
     annotations = sorted(annotations, key=lambda one: order[one["image_id"]])
     masks = _runs(annotations, images) if kind == "segm" else None
-    box = _floats([one["bbox"] for one in annotations], 4) if kind == "bbox" else masks.boxes().double()
+    box = _floats([one["bbox"] if kind == "bbox" else (0, 0, 0, 0) for one in annotations], 4)  # unused for masks
     area = [one["area"] if "area" in one else one["bbox"][2] * one["bbox"][3] for one in annotations]
     crowd = torch.tensor([bool(one.get("iscrowd", 0)) for one in annotations], dtype=torch.bool)
     unmatchable = torch.tensor([zero and one.get("id") == 0 for one in annotations], dtype=torch.bool)

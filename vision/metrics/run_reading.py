@@ -48,7 +48,7 @@ def _changes(words: Tensor, height: int) -> tuple[Tensor, Tensor, Tensor]:
     change = torch.empty((len(words), height + 1, words.shape[2]), dtype=torch.int64, device=words.device)
     change[:, 0], change[:, height] = words[:, 0], words[:, -1]
     torch.bitwise_xor(words[:, 1:], words[:, :-1], out=change[:, 1:height])
-    mask, row, word = change.nonzero(as_tuple=True)
+    mask, row, word = (change != 0).nonzero(as_tuple=True)  # of booleans much faster than of int64
     entry, byte = change[mask, row, word].view(torch.uint8).view(-1, 8).nonzero(as_tuple=True)
     return mask[entry], row[entry], word[entry] * 8 + byte
 
@@ -82,17 +82,21 @@ def _run_lengths(counts: list) -> tuple[np.ndarray, np.ndarray]:
 def _decompress(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Run lengths in COCO's compressed strings: numbers in base 32, low digits first, 48 added to each character, 32
     set where more follow; from the fourth number of a mask on, the difference to the number two before."""
-    digits = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)
     if not len(digits):
-        return digits, np.zeros(len(texts), np.int64)
-    last = (digits & 32) == 0
-    stop = np.flatnonzero(last)
+        return digits.astype(np.int64), np.zeros(len(texts), np.int64)
+    stop = np.flatnonzero(digits < 32)
     start = np.concatenate([[0], stop[:-1] + 1])
-    place = 5 * (np.arange(len(digits)) - np.repeat(start, stop - start + 1))
-    values = np.add.reduceat((digits & 31) << place, start)
-    values -= np.where(digits[stop] & 16, np.int64(1) << (5 * (stop - start + 1)), 0)  # the sign bit of the last digit
-    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])[stop]
-    number = np.bincount(owner, minlength=len(texts))
+    width = stop - start + 1
+    values = (digits[start] & 31).astype(np.int64)
+    longer = np.flatnonzero(width > 1)
+    for place in range(1, int(width.max())):
+        values[longer] |= (digits[start[longer] + place] & 31).astype(np.int64) << (5 * place)
+        longer = longer[width[longer] > place + 1]
+    values -= np.where(digits[stop] & 16, np.int64(1) << (5 * width), 0)  # the sign bit of the last digit
+    text_ends = np.cumsum([len(text) for text in texts])
+    number = np.diff(np.searchsorted(stop, text_ends), prepend=0)
+    owner = np.repeat(np.arange(len(texts)), number)
     position = np.arange(len(values)) - (np.cumsum(number) - number)[owner]
     # two columns, each mask from a row of its own: sums down the columns undo the differences
     rows = (number + 1) // 2

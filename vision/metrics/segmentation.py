@@ -26,12 +26,22 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"confusion_matrix: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
-    rows, columns = classes + 1, classes + 1
-    small = torch.int16 if rows * columns <= 2**15 else torch.int32
-    row = torch.where((truth >= 0) & (truth < classes) & (truth != ignore), truth, classes).to(small)
-    column = torch.where((predicted >= 0) & (predicted < classes), predicted, classes).to(small)
-    codes = row.mul_(columns).add_(column)
-    return torch.bincount(codes.flatten(), minlength=rows * columns).view(rows, columns)[:classes]
+    side = classes + 2  # one more at either end for what lies below and above the classes
+    row, column = _narrow(truth, classes), _narrow(predicted, classes)
+    codes = (row * side).add_(column).add_(side + 1)
+    counts = torch.bincount(codes.flatten(), minlength=side * side).view(side, side)[1:-1]
+    if 0 <= ignore < classes:
+        counts[ignore] = 0
+    counts[:, -1] += counts[:, 0]
+    return counts[:, 1:]
+
+
+def _narrow(labels: Tensor, classes: int) -> Tensor:
+    """The labels, those outside of the classes as -1 or `classes`, in the smallest type that holds the codes."""
+    small = torch.int16 if (classes + 2) ** 2 < 2**15 else torch.int32
+    if labels.dtype in (torch.uint8, torch.int8, torch.int16):  # no value is lost by widening first
+        return labels.to(small).clamp_(-1, classes)
+    return labels.clamp(-1, classes).to(small)
 
 
 def segmentation_figures(matrix: Tensor) -> dict[str, Tensor]:
