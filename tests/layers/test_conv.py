@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import Conv2dNormActivation
 
-from vision.layers.conv import ConvNormAct, scaled_channels
+from vision.layers.conv import ConvNormAct, run_on_small_map, scaled_channels
 
 
 @pytest.mark.parametrize(("norm", "bias"), [("batch", False), ("group", False), (None, True), ("none", True)])
@@ -38,3 +38,19 @@ def test_padding_and_activation_by_choice():
     block = ConvNormAct(3, 4, 3, padding=0, norm=None, activation=None)
     assert len(block) == 1
     assert block(torch.rand(1, 3, 5, 5)).shape == (1, 4, 3, 3)
+
+
+def test_strided_convolution_of_one_place_has_its_gradient_in_bfloat16():
+    # the plain bfloat16 convolution returns whatever the memory held: fill it with large values first
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(64, 64, 3, 2, 1)
+    for size in (1, 2):
+        conv.zero_grad()
+        x = torch.randn(2, 64, size, size)
+        junk = [torch.full((64 * 64 * 9,), 1e30) for _ in range(8)]
+        del junk
+        with torch.autocast("cpu", torch.bfloat16):
+            out = run_on_small_map(conv, x)
+        out.float().sum().backward()
+        expected = torch.autograd.grad(conv(x).sum(), conv.weight)[0]
+        torch.testing.assert_close(conv.weight.grad, expected, atol=0.1, rtol=0.1)

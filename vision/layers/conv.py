@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vision.layers.activation import build_activation
 from vision.layers.norm import Norm, build_norm
 
-__all__ = ["ConvNormAct", "scaled_channels"]
+__all__ = ["ConvNormAct", "run_on_small_map", "scaled_channels"]
 
 
 class ConvNormAct(nn.Sequential):
@@ -64,3 +65,15 @@ def scaled_channels(channels: float, divisor: int = 8) -> int:
     """`channels` rounded to a multiple of `divisor`, never below 90 % of `channels` (MobileNets)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def run_on_small_map(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)`; where x (B, C, H, W) is a single place, in float32 even under autocast.
+
+    oneDNN leaves the bfloat16 weight gradient of a strided 3x3 convolution there uninitialised (seen in torch 2.15),
+    so the coarsest levels of small images would spoil the training.
+    """
+    if x.shape[-2] * x.shape[-1] > 1:
+        return module(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return module(x.float())

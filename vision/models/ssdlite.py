@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vision.backbones.base import BackboneOptions
 from vision.backbones.mobilenet import MOBILENETS, MobileNet, MobileNetShape
 from vision.heads.dense import LevelHead
-from vision.layers.conv import ConvNormAct
+from vision.layers.conv import ConvNormAct, run_on_small_map
 from vision.models.ssd import SSD
 from vision.ops.default_boxes import DefaultBoxes, linear_scales
 from vision.structures import ClassMap
@@ -65,7 +65,7 @@ class MobileLevels(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         levels = self.backbone(x)
         for extra in self.extras:
-            levels.append(extra(levels[-1]))
+            levels.append(run_on_small_map(extra, levels[-1]))
         return levels
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.layers.conv import ConvNormAct
+from vision.layers.conv import ConvNormAct, run_on_small_map
 from vision.layers.norm import Norm
 
 __all__ = ["FeaturePyramid"]
@@ -67,6 +67,6 @@ class FeaturePyramid(nn.Module):
         if self.extra == "pool":
             outputs.append(F.max_pool2d(outputs[-1], kernel_size=1, stride=2))
         elif self.extra is not None:
-            p6 = self.extra_blocks["p6"](outputs[-1] if self.extra == "p6p7" else features[-1])
-            outputs += [p6, self.extra_blocks["p7"](F.relu(p6))]
+            p6 = run_on_small_map(self.extra_blocks["p6"], outputs[-1] if self.extra == "p6p7" else features[-1])
+            outputs += [p6, run_on_small_map(self.extra_blocks["p7"], F.relu(p6))]
         return outputs
