@@ -113,9 +113,11 @@ def box_ap_by_pycocotools(dataset: Any, predictions: Path) -> float:
     return float(run.stats[0])
 
 
-def run_once(run: Run, data: Path, out: Path, seed: int, scale: float) -> dict[str, float]:
+def run_once(
+    run: Run, data: Path, out: Path, seed: int = 0, scale: float = 1.0, threads: int | None = None
+) -> dict[str, float]:
     """Trains and evaluates once; every metric by name, and what training cost."""
-    settings = {**SCRATCH, **run.settings, "seed": seed}
+    settings = {**SCRATCH, **run.settings, "seed": seed, "threads": threads}
     settings["cpu_seconds"] *= scale
     result = train(**settings, data=str(data / run.data), out=str(out / "run"))
     model = vision.load(result.weights)
@@ -136,12 +138,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs; must not exist")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each, averaged")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the CPU budgets")
+    parser.add_argument("--threads", type=int, help="of PyTorch; one thread wastes no CPU seconds on waiting")
     arguments = parser.parse_args()
     peers.register()
     rows = []
     for name in arguments.runs:
         seeds = [
-            run_once(RUNS[name], arguments.data, arguments.out / name / f"seed{seed}", seed, arguments.scale)
+            run_once(
+                RUNS[name],
+                arguments.data,
+                arguments.out / name / f"seed{seed}",
+                seed,
+                arguments.scale,
+                arguments.threads,
+            )
             for seed in range(arguments.seeds)
         ]
         for metric in [*RUNS[name].wanted, "images per CPU second", "CPU seconds"]:
