@@ -114,14 +114,17 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
+    """The names by family: the first line of each module says what it is and where it comes from."""
     import importlib
 
     from vision.models import MODELS
 
-    for name in sorted(MODELS):
-        module, builder = MODELS[name].split(":")
-        text = (getattr(importlib.import_module(module), builder).__doc__ or "").strip()
-        print(f"{name:<24} {text.splitlines()[0] if text else ''}".rstrip())
+    families: dict[str, list[str]] = {}
+    for name, place in MODELS.items():
+        families.setdefault(place.split(":")[0], []).append(name)
+    for module, names in sorted(families.items()):
+        text = (importlib.import_module(module).__doc__ or "").strip().splitlines()[0]
+        print(f"{text}\n    {' '.join(sorted(names))}")
     return 0
 
 
