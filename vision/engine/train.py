@@ -126,7 +126,8 @@ def _cores() -> int:
 
 def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     """Data sets, model, loader and optimiser. ValueError when they do not fit one another."""
-    task = build_model(config.model, 2, **_model_options(config)).task
+    # the task alone is wanted: without the loss, whose class weights are made for the data set's own number of classes
+    task = build_model(config.model, 2, **{k: v for k, v in config.model_options.items() if k != "loss"}).task
     train_dataset = _open(config.data, config.train_split, task)
     val_dataset = None if config.val_split is None else _open(config.data, config.val_split, task)
     model = _model(config, train_dataset)
