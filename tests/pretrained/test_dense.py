@@ -156,6 +156,25 @@ def test_published_retinanet_keys_are_older():
     load_dense_state(ours, "retinanet_resnet50_fpn", old, range(1, CLASSES + 1))
 
 
+def test_weights_made_without_an_epsilon():
+    theirs, ours = pair("retinanet_resnet50_fpn")
+    images = picture("retinanet_resnet50_fpn", (64, 96))
+    norms = [module for module in theirs.modules() if isinstance(module, nn.BatchNorm2d)]
+    try:
+        for norm in norms:
+            norm.running_var.mul_(1e-3)  # so that the epsilon of 1e-5 matters
+            norm.eps = 0.0
+        load_dense_state(ours, "retinanet_resnet50_fpn", theirs.state_dict(), range(1, CLASSES + 1), zero_epsilon=True)
+        with torch.no_grad():
+            expected = theirs.backbone.body(ours.prepare(images))["0"]
+            found = ours.backbone(ours.prepare(images))[0]
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+            load_dense_state(ours, "retinanet_resnet50_fpn", theirs.state_dict(), range(1, CLASSES + 1))
+            assert (ours.backbone(ours.prepare(images))[0] - expected).abs().max() > 1e-2 * expected.abs().max()
+    finally:
+        pair.cache_clear()
+
+
 def test_coco_columns_skip_the_unused_ids():
     state = {f"head.classification_head.cls_logits.{k}": torch.arange(9.0 * 91) for k in ("weight", "bias")}
     state |= {f"head.regression_head.bbox_reg.{k}": torch.zeros(36) for k in ("weight", "bias")}

@@ -129,12 +129,26 @@ DENSE_CONVERTERS: dict[str, tuple[str, Callable[[Mapping[str, Tensor], Sequence[
 }
 
 
-def load_dense_state(model: nn.Module, name: str, state: Mapping[str, Tensor], columns: Sequence[int]) -> None:
+def load_dense_state(
+    model: nn.Module,
+    name: str,
+    state: Mapping[str, Tensor],
+    columns: Sequence[int],
+    *,
+    zero_epsilon: bool = False,
+) -> None:
     """Loads torchvision's state dict of the detector `name` into our `model`, strictly; mean and std stay the model's.
 
-    ValueError for an unknown name; RuntimeError, as from `load_state_dict`, when anything is missing or does not fit.
+    `zero_epsilon`: the weights were made by batch norms without an epsilon, as the published retinanet_resnet50_fpn;
+    ours is taken off the variances. ValueError for an unknown name; RuntimeError, as from `load_state_dict`, when
+    anything is missing or does not fit.
     """
     if name not in DENSE_CONVERTERS:
         raise ValueError(f"{name!r} is not a one-stage detector of torchvision; choose one of {list(DENSE_CONVERTERS)}")
     converted = DENSE_CONVERTERS[name][1](state, columns)
+    if zero_epsilon:
+        for module_name, module in model.named_modules():
+            key = f"{module_name}.running_var"
+            if key in converted:
+                converted[key] = converted[key] - module.eps
     model.load_state_dict({**converted, "mean": model.mean, "std": model.std})
