@@ -11,11 +11,12 @@ __all__ = ["Backbone", "BackboneOptions", "backbone_names", "build_backbone"]
 
 def backbone_names() -> list[str]:
     """The names that `build_backbone` knows, beside "timm:NAME"."""
+    from vision.backbones.darknet import CSP_SCALES
     from vision.backbones.mobilenet import MOBILENETS
     from vision.backbones.resnet import RESNETS
     from vision.backbones.vgg import VGGS
 
-    return [*RESNETS, *MOBILENETS, *VGGS]
+    return [*RESNETS, *MOBILENETS, *VGGS, *CSP_SCALES]
 
 
 def build_backbone(name: str, *, taps: tuple[int | str, ...] | None = None, **options: Any) -> Backbone:
@@ -37,6 +38,7 @@ def build_backbone(name: str, *, taps: tuple[int | str, ...] | None = None, **op
         from vision.backbones.timm import TimmBackbone
 
         return TimmBackbone(name.removeprefix("timm:"), chosen)
+    from vision.backbones.darknet import CSP_SCALES, build_csp
     from vision.backbones.mobilenet import MOBILENETS, MobileNet
     from vision.backbones.resnet import RESNETS, ResNet
     from vision.backbones.vgg import VGG, VGGS
@@ -49,4 +51,6 @@ def build_backbone(name: str, *, taps: tuple[int | str, ...] | None = None, **op
         return ResNet(RESNETS[name], chosen)
     if name in VGGS:
         return VGG(VGGS[name], chosen)
+    if name in CSP_SCALES:
+        return build_csp(name, chosen)
     raise ValueError(f"backbone {name!r} is not known; choose one of: {', '.join(backbone_names())}, or timm:NAME")

@@ -6,12 +6,10 @@ assignment and soft targets), GFL (2006.04388: distances as distributions), CIoU
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vision.backbones.darknet import CSPDarknet
+from vision.backbones.darknet import CSPDarknet, yolo_norm, yolo_scale
 from vision.heads.dense import DecoupledHead
 from vision.losses.boxes import box_iou_loss, distribution_focal_loss
 from vision.losses.classification import binary_cross_entropy
@@ -51,10 +49,8 @@ class YOLO(DenseDetector):
         super().__init__(classes, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         self.bins, self.topk, self.alpha, self.beta = bins, topk, alpha, beta
         self.weights = {"box": box_weight, "class": class_weight, "distribution": distribution_weight}
-        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
-        channels = [max(16, round(count * width / 16) * 16) for count in (64, 128, 256, 512, 1024)]
-        # no block at stride 4 in the small sizes: half of all activations would be there
-        depths = [round(count * depth) for count in (1, 6, 6, 3)]
+        norm = yolo_norm
+        channels, depths = yolo_scale(depth, width)
         self.backbone = CSPDarknet(channels, depths, norm=norm, activation=activation)
         self.neck = PathAggregation(channels[2:], depths[3], norm=norm, activation=activation)
         self.head = DecoupledHead(
