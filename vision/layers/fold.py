@@ -10,6 +10,8 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from vision.layers.conv import ConvNormAct
+
 __all__ = ["fold_batch_norms"]
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,6 +30,9 @@ def fold_batch_norms(model: Network) -> Network:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
+    for module in folded.modules():
+        if isinstance(module, ConvNormAct) and isinstance(module[-1], nn.SiLU | nn.Hardswish):
+            module[-1].inplace = True  # nobody else sees the convolution's output, and no gradient needs it
     return folded
 
 
