@@ -126,6 +126,6 @@ def test_what_is_no_data_set(tmp_path, name):
 
 
 def test_shapes_by_name():
-    dataset = open_dataset("shapes:count=3,size=64,seed=5", "val")
+    dataset = open_dataset("shapes:count=15,size=64,seed=5", "val")  # a fifth of the training images
     assert (len(dataset), dataset.size(0), dataset.split) == (3, (64, 64), "val")
     assert open_dataset("shapes:count=1,size=64", task="semantic").classes.names[0] == "background"

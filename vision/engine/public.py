@@ -113,7 +113,7 @@ def _classes(entry: dict[str, Any]) -> ClassMap:
 
 
 def _model(entry: dict[str, Any], classes: ClassMap, state: dict[str, Tensor]) -> VisionModel:
-    from vision.pretrained.dense import DENSE_CONVERTERS
+    from vision.pretrained.dense import DENSE_CONVERTERS, load_dense_state
     from vision.pretrained.segmentation import load_segmentation_state
     from vision.pretrained.torchvision_two_stage import load_two_stage_state
 
@@ -121,9 +121,8 @@ def _model(entry: dict[str, Any], classes: ClassMap, state: dict[str, Tensor]) -
     if entry["classes"] == "voc":
         return load_segmentation_state(entry["source"], classes, state)
     if foreign in DENSE_CONVERTERS:
-        ours, convert = DENSE_CONVERTERS[foreign]
-        model = build_model(ours, classes)
-        model.load_state_dict({"mean": model.mean, "std": model.std, **convert(state, classes.ids)})
+        model = build_model(DENSE_CONVERTERS[foreign][0], classes)
+        load_dense_state(model, foreign, state, classes.ids, zero_epsilon=foreign == "retinanet_resnet50_fpn")
         return model
     ours, options, zero_epsilon = _TWO_STAGE[foreign]
     model = build_model(ours, classes, **options)
