@@ -20,8 +20,6 @@ part() {  # part NAME SECONDS COMMAND...
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name())' || exit 2
 part tests 240 "$python" -m pytest -q -m "gpu and not slow" -p no:cacheprovider tests
-part bench_metrics 90 "$python" tools/bench_metrics.py --device cuda
-part bench_detectors 90 "$python" tools/bench_detectors.py --device cuda
-part bench_segmenters 90 "$python" tools/bench_segmenters.py --device cuda
-part train_detector 60 "$python" -m vision.cli train --model yolo_n --data shapes --image-size 160 --epochs 5 --out "$out/yolo"
+part bench_segmenters 150 "$python" tools/bench_segmenters.py --device cuda
+part train_detector 120 "$python" -m vision.cli train --model yolo_n --data shapes --image-size 160 --epochs 5 --out "$out/yolo"
 exit $failed
