@@ -68,3 +68,12 @@ def test_colours_differ():
     colours = class_colours(80).astype(int)
     distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(80, dtype=int)
     assert distance.min() > 12
+
+
+def test_background_is_left_as_it_is():
+    image = np.full((40, 40, 3), 100, np.uint8)
+    labels = torch.zeros(40, 40, dtype=torch.long)
+    labels[:, 20:] = 1
+    drawn = draw_segmentation(image, Segmentation(labels), ClassMap(("background", "cell")), legend=False)
+    assert (drawn[:, :20] == 100).all()
+    assert (drawn[:, 20:] != 100).any()

@@ -81,15 +81,26 @@ def draw_detections(
 def draw_segmentation(
     image: np.ndarray, segmentation: Segmentation, classes: ClassMap, *, opacity: float = 0.5, legend: bool = True
 ) -> np.ndarray:
-    """A copy of `image` (RGB uint8 (H, W, 3)) under the colours of its classes, with a legend of those present."""
+    """A copy of `image` (RGB uint8 (H, W, 3)) under the colours of its classes, with a legend of those present.
+
+    A class named "background" is left as it is, pixels of no class are darkened.
+    """
     labels = segmentation.labels.cpu().numpy()
     palette = np.zeros((256 if len(classes) <= 256 else len(classes), 3), np.uint8)
     palette[: len(classes)] = class_colours(len(classes))
     overlay = palette[np.where((labels >= 0) & (labels < len(classes)), labels, IGNORE)]
     drawn = cv2.addWeighted(np.ascontiguousarray(image), 1 - opacity, overlay, opacity, 0)
+    background = [i for i, name in enumerate(classes.names) if name == "background"]
+    for label in background:
+        drawn[labels == label] = image[labels == label]
     if legend:
         shares = np.bincount(labels[(labels >= 0) & (labels < len(classes))].ravel(), minlength=len(classes))
-        _legend(drawn, [i for i in np.argsort(-shares, kind="stable") if shares[i]], classes, palette)
+        _legend(
+            drawn,
+            [i for i in np.argsort(-shares, kind="stable") if shares[i] and i not in background],
+            classes,
+            palette,
+        )
     return drawn
 
 
