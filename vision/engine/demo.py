@@ -40,13 +40,13 @@ DEMO_RUNS = {
         "YOLO-n, object detection",
         "AP50",
         0.80,
-        {"recipe": "shapes_detection", "weights": "shapes_yolo_n", "epochs": 3, "optim": {"lr": 0.0005}},
+        {"recipe": "shapes_detection", "weights": "shapes_yolo_n", "epochs": 2, "optim": {"lr": 0.0005}},
     ),
     "segmenter": DemoRun(
         "U-Net, semantic segmentation",
         "mIoU",
         0.80,
-        {"recipe": "shapes_segmentation", "weights": "shapes_unet", "epochs": 6, "optim": {"lr": 0.0015}},
+        {"recipe": "shapes_segmentation", "weights": "shapes_unet", "epochs": 4, "optim": {"lr": 0.0015}},
     ),
 }
 # the shipped weights have seen such images before; a thousand new ones (another seed) are learnt on top
@@ -68,7 +68,7 @@ def run_demo(out: str | Path = "demo", *, say: Callable[[str], None], progress: 
     for name, run in DEMO_RUNS.items():
         say(f"\n== {run.title} ==")
         say("It starts from weights that ship with the package, trained by the same recipe for longer than a demo may")
-        say("take (10 to 17 minutes of one CPU core), and learns 1000 new images.")
+        say("take (13 to 17 minutes of one CPU core), and learns 1000 new images.")
         result = train(**FINE_TUNING, **run.settings, out=str(out / name / "run"), validate_every=10_000)
         model = load(result.weights)
         dataset = open_dataset(DATA, "test", task=model.task)
