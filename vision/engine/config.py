@@ -22,6 +22,8 @@ from vision.engine.settings import (
 
 __all__ = ["EmaConfig", "OptimConfig", "SamplingConfig", "ScheduleConfig", "TrainConfig"]
 
+DEFAULT_SIZE = 640  # pixels, where neither recipe nor command line gives a size
+
 
 def _at_least(config: Any, prefix: str, lowest: float, *names: str) -> None:
     for name in names:
@@ -183,7 +185,7 @@ class TrainConfig:
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the network's input."""
-        size = self.image_size or 640
+        size = self.image_size or DEFAULT_SIZE
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def to_dict(self) -> dict[str, Any]:

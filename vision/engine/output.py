@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vision.engine.files import write_text
 from vision.structures import ClassMap, Detections
 
 __all__ = ["JsonList", "coco_results", "output_folder", "write_json"]
@@ -42,11 +43,8 @@ def output_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON (NaN is refused) under a temporary name first, so that `path` is never half a file."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    """Writes JSON (NaN is refused) to `path`, whole or not at all."""
+    write_text(Path(path), json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class JsonList:

@@ -20,7 +20,7 @@ from vision.data.transforms import build_augmentation
 from vision.engine.batch_size import fitting_batch_size
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
-from vision.engine.config import TrainConfig
+from vision.engine.config import DEFAULT_SIZE, TrainConfig
 from vision.engine.device import choose_device, choose_precision
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
@@ -36,8 +36,6 @@ from vision.models import VisionModel, build_model
 from vision.structures import ClassMap
 
 __all__ = ["TrainResult", "freeze", "train"]
-
-DEFAULT_SIZE = 640
 
 
 @dataclass(frozen=True)
