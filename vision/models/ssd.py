@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.heads.dense import LevelHead
+from vision.layers.conv import run_on_small_map
 from vision.losses.boxes import smooth_l1_loss
 from vision.losses.mining import hard_negatives
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, DenseOutputs
@@ -138,7 +139,7 @@ class VGGLevels(nn.Module):
             height, width = levels[-1].shape[-2:]
             # a map smaller than an unpadded kernel (an image far below the intended size) is extended by zeros
             padded = F.pad(levels[-1], (0, max(0, needed - width), 0, max(0, needed - height)))
-            levels.append(extra(padded))
+            levels.append(run_on_small_map(extra, padded))
         return levels
 
 
