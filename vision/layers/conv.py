@@ -68,12 +68,12 @@ def scaled_channels(channels: float, divisor: int = 8) -> int:
 
 
 def run_on_small_map(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`; where x (B, C, H, W) is a single place, in float32 even under autocast.
+    """`module(x)`; where x (B, C, H, W) is a single column or row, in float32 even under autocast.
 
-    oneDNN leaves the bfloat16 weight gradient of a strided 3x3 convolution there uninitialised (seen in torch 2.15),
-    so the coarsest levels of small images would spoil the training.
+    oneDNN leaves the bfloat16 weight gradient of a strided 3x3 convolution on a column uninitialised (seen in torch
+    2.15), so the coarsest levels of small images would spoil the training.
     """
-    if x.shape[-2] * x.shape[-1] > 1:
+    if min(x.shape[-2:]) > 1:
         return module(x)
     with torch.autocast(x.device.type, enabled=False):
         return module(x.float())
