@@ -15,7 +15,7 @@ from vision.models import MODELS
 from vision.models.base import SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Detections, Segmentation, Targets
 
-__all__ = ["PeerDetector", "PeerSegmenter", "build_ssdlite", "build_unet", "register"]
+__all__ = ["PeerDetector", "PeerSegmenter", "build_faster_rcnn", "build_ssdlite", "build_unet", "register"]
 
 
 class PeerSegmenter(VisionModel):
@@ -89,8 +89,26 @@ def build_ssdlite(classes: ClassMap) -> PeerDetector:
     return PeerDetector(classes, network)
 
 
+def build_faster_rcnn(classes: ClassMap) -> PeerDetector:
+    """torchvision's Faster R-CNN on MobileNetV3 for 320 px, from scratch; images keep their size.
+
+    The scores below its own threshold are kept, as ours are in an evaluation.
+    """
+    from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+    network = fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=len(classes) + 1,
+        min_size=256,
+        max_size=320,
+        box_score_thresh=0.001,
+    )
+    return PeerDetector(classes, network)
+
+
 def register() -> None:
-    """Makes the peers known to `build_model` as peer_unet, peer_deeplab_v3_plus and peer_ssdlite."""
+    """Makes the peers known to `build_model` as peer_unet, peer_deeplab_v3_plus, peer_ssdlite, peer_faster_rcnn."""
     torch.manual_seed(0)
-    for name in ("unet", "deeplab_v3_plus", "ssdlite"):
+    for name in ("unet", "deeplab_v3_plus", "ssdlite", "faster_rcnn"):
         MODELS[f"peer_{name}"] = f"peers:build_{name}"

@@ -20,8 +20,12 @@ from vision.structures import ClassMap
 __all__ = ["RECIPES", "build_fast_rcnn", "build_faster_rcnn", "build_faster_rcnn_c4", "pyramid_parts", "read_settings"]
 
 RECIPES = ("v1", "v2")
-_SIZES = (32, 64, 128, 256, 512)
 _LARGE_TAPS = (13, 16)  # where torchvision's detector hooks MobileNetV3-large: both at stride 32
+
+
+def _sizes(smallest: int = 32) -> tuple[int, ...]:
+    """Sides of the anchors of five levels, in pixels."""
+    return tuple(smallest * 2**level for level in range(5))
 
 
 def read_settings(settings: Mapping[str, Any] | None, **defaults: Any) -> RoiSettings:
@@ -44,12 +48,13 @@ def pyramid_parts(
     width: int = 256,
     hidden: int = 1024,
     backbone_options: Mapping[str, Any] | None = None,
+    smallest_anchor: int = 32,
 ) -> RoiParts:
     """Parts of a detector on a pyramid of `width` channels, its one box stage with layers of `hidden`.
 
     MobileNetV3-large is hooked where torchvision hooks it (two maps, both of stride 32, 15 anchors a place), any
     other backbone at levels 2 to 5. Recipe "v2" (arXiv:2111.11429): norms in the pyramid, two convolutions in the RPN
-    and four in the box head.
+    and four in the box head. The anchors have sides from `smallest_anchor` pixels on, doubled from level to level.
     """
     if recipe not in RECIPES:
         raise ValueError(f"recipe {recipe!r}; choose one of {', '.join(RECIPES)}")
@@ -57,10 +62,10 @@ def pyramid_parts(
     options = dict(backbone_options or {})
     if backbone == "mobilenet_v3_large" and "levels" not in options:
         network = build_backbone(backbone, taps=_LARGE_TAPS, **options)
-        sizes = (_SIZES,) * (len(_LARGE_TAPS) + 1)
+        sizes = (_sizes(smallest_anchor),) * (len(_LARGE_TAPS) + 1)
     else:
         network = build_backbone(backbone, **{"levels": (2, 3, 4, 5), **options})
-        sizes = tuple((size,) for size in _SIZES[: len(network.channels) + 1])
+        sizes = tuple((size,) for size in _sizes(smallest_anchor)[: len(network.channels) + 1])
     neck = FeaturePyramid(network.channels, width, extra="pool", norm="batch" if later else None)
     anchors = AnchorGenerator(sizes)
     head = ConvBoxHead(width, width=hidden, hidden=width) if later else TwoLayerBoxHead(width, width=hidden)
@@ -81,6 +86,7 @@ def build_faster_rcnn(
     recipe: str = "v1",
     width: int = 256,
     hidden: int = 1024,
+    smallest_anchor: int = 32,
     settings: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> TwoStageDetector:
@@ -88,7 +94,7 @@ def build_faster_rcnn(
 
     `settings`: fields of `RoiSettings`; `backbone_options`: of `BackboneOptions`.
     """
-    parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options)
+    parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options, smallest_anchor)
     return TwoStageDetector(classes, parts, read_settings(settings))
 
 
@@ -127,7 +133,7 @@ def build_faster_rcnn_c4(
     if backbone in MOBILENETS:
         raise ValueError(f"faster_rcnn_c4: backbone {backbone!r}; it needs a ResNet")
     network = build_backbone(backbone, levels=(4,), norm=norm)
-    anchors = AnchorGenerator((_SIZES,))
+    anchors = AnchorGenerator((_sizes(),))
     parts = RoiParts(
         backbone=network,
         neck=_SingleMap(),

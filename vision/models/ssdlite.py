@@ -18,8 +18,6 @@ from vision.structures import ClassMap
 
 __all__ = ["MobileLevels", "build_ssdlite", "reduce_tail"]
 
-LEVELS = 6
-
 
 def reduce_tail(shape: MobileNetShape) -> MobileNetShape:
     """MobileNetV3 with half the channels in its last stage (arXiv:1905.02244, section 6.3), as for detection."""
@@ -42,9 +40,12 @@ class LoneBatchNorm(nn.BatchNorm2d):
 
 
 class MobileLevels(nn.Module):
-    """A MobileNet's maps at stride 16 (the expansion before the last stride) and 32, and four extra ones: 6 levels."""
+    """A MobileNet's maps at stride 16 (the expansion before the last stride) and 32, and four extra ones: 6 levels.
 
-    def __init__(self, name: str, *, reduced: bool, width: float):
+    `fine` adds the expansion before the stride that leads to 16 in front of them, a map at stride 8.
+    """
+
+    def __init__(self, name: str, *, reduced: bool, width: float, fine: bool = False):
         super().__init__()
         if name not in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"):
             choices = "mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small"
@@ -53,8 +54,8 @@ class MobileLevels(nn.Module):
         shape = MOBILENETS[name]
         if reduced and shape.version == 3:
             shape = reduce_tail(shape)
-        last_stride = max(i for i, row in enumerate(shape.blocks, start=1) if row.stride == 2)
-        taps = (f"{last_stride}.expand", len(shape.blocks) + 1)
+        strided = [i for i, row in enumerate(shape.blocks, start=1) if row.stride == 2]
+        taps = (*(f"{i}.expand" for i in strided[-2 if fine else -1 :]), len(shape.blocks) + 1)
         self.backbone = MobileNet(shape, BackboneOptions(norm=norm, width=width), taps)
         channels = [max(16, int(count * width)) for count in (512, 256, 256, 128)]
         inputs = [self.backbone.channels[-1], *channels]
@@ -89,11 +90,24 @@ def draw_normal(module: nn.Module) -> None:
 
 
 def build_ssdlite(
-    classes: ClassMap, *, backbone: str = "mobilenet_v3_large", reduced: bool = True, width: float = 1.0
+    classes: ClassMap,
+    *,
+    backbone: str = "mobilenet_v3_large",
+    reduced: bool = True,
+    width: float = 1.0,
+    fine: bool = False,
+    smallest: float = 0.2,
 ) -> SSD:
-    """SSDlite. `reduced` halves the last stage of a MobileNetV3; `width` multiplies all channels. Made for 320 px."""
-    body = MobileLevels(backbone, reduced=reduced, width=width)
-    anchors = DefaultBoxes([[2, 3]] * LEVELS, linear_scales(LEVELS, 0.2, 0.95))
+    """SSDlite. `reduced` halves the last stage of a MobileNetV3; `width` multiplies all channels. Made for 320 px.
+
+    For small objects: `fine` adds a level of stride 8, `smallest` is the side of the smallest boxes as a share of the
+    image's.
+    """
+    if not 0 < smallest < 0.95:
+        raise ValueError(f"build_ssdlite: smallest {smallest}; expected a share of the image's side, 0 < share < 0.95")
+    body = MobileLevels(backbone, reduced=reduced, width=width, fine=fine)
+    levels = len(body.channels)
+    anchors = DefaultBoxes([[2, 3]] * levels, linear_scales(levels, smallest, 0.95))
     norm = partial(LoneBatchNorm, eps=1e-3, momentum=0.03)
     head = LevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=norm)
     draw_normal(head)
