@@ -61,26 +61,32 @@ def predict(
     `sources`: an image, a folder, a glob, a video, a camera number, an RGB array, or a list of these. The images are
     prepared as in the model's training. ValueError names a source that is missing or cannot be decoded.
     """
-    inference = _inference(model, score_threshold, iou_threshold, max_detections, device, precision, tile, tta)
+    inference = _inference(
+        model,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        device=device,
+        precision=precision,
+        tile=tile,
+        tta=tta,
+    )
     return (_predict_one(inference, frame) for source in find_sources(sources) for frame in frames(source))
 
 
 def _inference(
     model: VisionModel,
-    score_threshold: float,
-    iou_threshold: float | None,
-    max_detections: int | None,
-    device: str,
-    precision: str,
-    tile: int | None,
-    tta: bool,
+    *,
+    score_threshold: float = SCORE,
+    iou_threshold: float | None = None,
+    max_detections: int | None = None,
+    **options: Any,
 ) -> Inference:
+    """`options` are those of Inference itself: device, precision, tile, tta."""
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"predict: score threshold {score_threshold}; expected a number in 0..1")
-    options = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
-    if model.task == "semantic":
-        options = {}
-    return Inference(model, device=device, precision=precision, tile=tile, tta=tta, **options)
+    decoding = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
+    return Inference(model, **options, **({} if model.task == "semantic" else decoding))
 
 
 def _predict_one(inference: Inference, frame: Frame) -> Prediction:
@@ -100,54 +106,40 @@ def predict_to_folder(
     progress: bool = True,
     **options: Any,
 ) -> dict[str, int]:
-    """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames and objects.
+    """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames (and objects).
 
     Annotated pictures keep their names, videos their frame rate and size. Detections also go to predictions.json
     (COCO's results format plus `file_name` and `frame`), the class maps of single images to masks/NAME.png.
     `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
     """
+    from tqdm import tqdm
+
     found = find_sources(sources)
-    inference = _inference(model, **{**_DEFAULTS, **options})
-    counts = {"images": 0, "frames": 0, "objects": 0}
+    inference = _inference(model, **options)
+    counts = {"images": 0, "frames": 0}
+    shown = progress and len(found) > 1
     with output_folder(out) as folder, _Results(folder, inference) as results:
-        for name, source in zip(_distinct_names(found), found):
+        named = zip(_distinct_names(found), found)
+        for name, source in tqdm(named, total=len(found), unit="source", disable=not shown, leave=False):
             if source.kind in ("image", "array"):
                 (frame,) = frames(source)
                 prediction = _predict_one(inference, frame)
                 _write_image(folder / name, prediction.draw())
                 results.add(prediction, name)
                 counts["images"] += 1
-                counts["objects"] += _objects(prediction)
             else:
-                seen, objects = _predict_video(inference, source, folder / name, results, max_frames, progress)
-                counts["frames"] += seen
-                counts["objects"] += objects
-    return counts
-
-
-_DEFAULTS: dict[str, Any] = {
-    "score_threshold": SCORE,
-    "iou_threshold": None,
-    "max_detections": None,
-    "device": "auto",
-    "precision": "auto",
-    "tile": None,
-    "tta": False,
-}
-
-
-def _objects(prediction: Prediction) -> int:
-    return 0 if prediction.detections is None else len(prediction.detections)
+                counts["frames"] += _predict_video(inference, source, folder / name, results, max_frames, progress)
+    return counts | results.counts
 
 
 def _predict_video(
     inference: Inference, source: Source, path: Path, results: _Results, max_frames: int | None, progress: bool
-) -> tuple[int, int]:
-    """Writes one annotated video; (frames, objects)."""
+) -> int:
+    """Writes one annotated video; how many frames it has."""
     from tqdm import tqdm
 
     place = source.place if source.kind == "camera" else str(source.place)
-    seen = objects = 0
+    seen = 0
     with VideoReader(place) as video, VideoWriter(path, video.rate, video.size) as writer:
         bar = tqdm(video, total=video.count or None, unit="frame", desc=source.name, disable=not progress, leave=False)
         for number, image in enumerate(bar):
@@ -156,8 +148,8 @@ def _predict_video(
             prediction = _predict_one(inference, Frame(image, source, number))
             writer.write(prediction.draw())
             results.add(prediction, path.name)
-            seen, objects = seen + 1, objects + _objects(prediction)
-    return seen, objects
+            seen += 1
+    return seen
 
 
 def _distinct_names(sources: Iterable[Source]) -> list[str]:
@@ -193,9 +185,11 @@ class _Results:
     def __init__(self, folder: Path, inference: Inference):
         self.masks = folder / "masks"
         self.list = None if inference.task == "semantic" else JsonList(folder / "predictions.json")
+        self.counts = {} if self.list is None else {"objects": 0}
 
     def add(self, prediction: Prediction, name: str) -> None:
         if self.list is not None:
+            self.counts["objects"] += len(prediction.detections)
             named = {"file_name": name, "frame": prediction.frame}
             self.list.extend(coco_results(prediction.detections, prediction.classes, name, **named))
         elif Path(name).suffix.lower() not in (".mp4", ".avi", ".mkv", ".mov"):
