@@ -151,7 +151,7 @@ def test_border_weight_map_equals_the_formula_with_scipy():
         distances = np.stack([ndimage.distance_transform_edt(cells != n) for n in range(1, cells.max() + 1)])
         distances.sort(0)
         expected = 1 + 10 * np.exp(-((distances[0] + distances[1]) ** 2) / 50) * (cells == 0)
-        ours = border_weight_map(instances, chunk=3)[image]
+        ours = border_weight_map(instances)[image]
         torch.testing.assert_close(ours, torch.from_numpy(expected).float())
 
 

@@ -7,6 +7,8 @@ grow with the size of the image: give them a small weight beside a region loss, 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -180,26 +182,54 @@ def boundary_iou_loss(
     return mean_over_present(torch.stack(losses), torch.stack(present), class_weight, reduction)
 
 
-def border_weight_map(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0, chunk: int = 16) -> Tensor:
+def border_weight_map(instances: Tensor, *, w0: float = 10.0, sigma: float = 5.0) -> Tensor:
     """U-Net's pixel weights 1 + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) that force apart cells that nearly touch.
 
     instances (B, H, W) integers, 0 = background, 1, 2, ... = cells of the image (`connected_components` of a mask) ->
     (B, H, W) float32. d1 and d2 are a background pixel's distances to the nearest and the second nearest cell; inside
     cells, and where there are fewer than two, the weight is 1 (arXiv:1505.04597, eq. 2; multiply by class weights for
-    its w_c). `chunk` cells are measured at once.
+    its w_c).
     """
     if instances.ndim != 3:
         raise ValueError(f"border_weight_map: instances {tuple(instances.shape)}; expected (B, H, W)")
-    nearest = torch.full((2, *instances.shape), torch.inf, device=instances.device)
-    highest = int(instances.max()) if instances.numel() else 0  # host sync: how many cells there are
-    for first in range(1, highest + 1, chunk):
-        numbers = torch.arange(first, min(first + chunk, highest + 1), device=instances.device)
-        cells = instances[None] == numbers[:, None, None, None]  # (K, B, H, W)
-        exists = cells.flatten(2).any(2)[..., None, None]
-        distances = torch.where(exists, distance_transform(~cells).float(), torch.inf)
-        nearest = torch.cat([nearest, distances]).topk(2, dim=0, largest=False, sorted=True).values
-    weight = w0 * torch.exp(-(nearest.sum(0) ** 2) / (2 * sigma**2))
+    # beyond this sum of distances the second summand is below half a unit in the last place of 1
+    reach = math.ceil(sigma * math.sqrt(2 * math.log(max(w0 * 2**25, 1))))
+    nearest, second = _nearest_two(instances, reach)
+    weight = w0 * torch.exp(-((nearest.sqrt() + second.sqrt()) ** 2) / (2 * sigma**2))
     return 1 + torch.where(instances == 0, weight, 0)
+
+
+def _nearest_two(instances: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Squared distances (B, H, W) to the nearest and to the second nearest cell; exact up to `reach`, infinite beyond.
+
+    First within columns, then across them. A cell that is not among a column's nearest two at some height is farther
+    than both of those from every pixel of that row, so that two cells a pixel are enough to hand on.
+    """
+    first = (torch.where(instances > 0, 0.0, torch.inf), instances)
+    second = (torch.full_like(first[0], torch.inf), torch.zeros_like(instances))
+    for dim in (1, 2):
+        sources = [first] if dim == 1 else [first, second]
+        size, span = instances.shape[dim], min(reach, instances.shape[dim] - 1)
+        margin = (0, 0, span, span) if dim == 1 else (span, span)
+        padded = [(F.pad(square, margin, value=torch.inf), F.pad(label, margin)) for square, label in sources]
+        for offset in [sign * step for step in range(1, span + 1) for sign in (-1, 1)]:
+            for square, label in padded:
+                square, label = (part.narrow(dim, span + offset, size) for part in (square, label))
+                first, second = _with_candidate(first, second, square + offset**2, label)
+    return first[0], second[0]
+
+
+def _with_candidate(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], square: Tensor, label: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The nearest two of different labels among (squared distance, label) `first`, `second` and one more."""
+    closer, same = square < first[0], label == first[1]
+    runner_up = torch.where(closer, first[0], torch.minimum(second[0], square))
+    of_runner_up = torch.where(closer, first[1], torch.where(square < second[0], label, second[1]))
+    return (
+        (torch.minimum(first[0], square), torch.where(closer, label, first[1])),
+        (torch.where(same, second[0], runner_up), torch.where(same, second[1], of_runner_up)),
+    )
 
 
 def _checked(
