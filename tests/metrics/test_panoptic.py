@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vision.metrics import PanopticMap, PanopticQuality, panoptic_map
+from vision.metrics import PanopticMap, PanopticQuality, panoptic, panoptic_map
 from vision.structures import ClassMap
 
 
@@ -68,7 +68,10 @@ def maps(case, device="cpu"):
     return predicted, truth
 
 
-def test_equals_the_loop(device):
+@pytest.mark.parametrize("search", [False, True])
+def test_equals_the_loop(search, device, monkeypatch):
+    if search:  # as on a GPU
+        monkeypatch.setattr(panoptic, "_by_table", panoptic._by_search)
     rng = np.random.default_rng(0)
     cases = [random_image(rng, 3) for _ in range(40)]
     metric = PanopticQuality(3)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from vision.metrics import SurfaceDistance, boundary_iou, surface_figures
 from vision.metrics import surface as surface_module
 from vision.metrics.boundary import boundary_band, boundary_width
+from vision.metrics.label_outlines import label_band, label_outline
 from vision.metrics.surface import mask_outline, outline_distances, percentile
 
 
@@ -33,6 +34,7 @@ def scipy_distances(predicted, truth, spacing):
 def test_equals_scipy(shape, unit, direct, device, monkeypatch):
     if not direct:  # through the distance transform, as for long outlines
         monkeypatch.setattr(surface_module, "_DIRECT", 0)
+        monkeypatch.setattr(surface_module, "_DIRECT_ON_GPU", 0)
     spacing = (1.0,) * len(shape) if unit else (2.5, 1.0, 0.7)[: len(shape)]
     masks = [blobs(shape, seed, level) for seed, level in ((0, 0.2), (1, 0.5))]
     found = outline_distances(*(torch.from_numpy(mask).to(device) for mask in masks), spacing)
@@ -118,6 +120,65 @@ def test_over_a_data_set():
     assert figures["per_class"]["nowhere"]["hausdorff"] is None
     json.dumps(figures, allow_nan=False)
     assert "infinity" in metric.compute().table()
+
+
+def test_equals_each_class_by_itself(device):
+    # noise of four labels, some of them ignored, one predicted label that is no class: every outline at once
+    rng = np.random.default_rng(3)
+    truth = np.stack([blobs((70, 90), seed) * 2 + blobs((70, 90), seed + 9) * 1 for seed in range(3)])
+    predicted = np.where(rng.random(truth.shape) < 0.02, (truth + 1) % 5, truth)
+    truth[rng.random(truth.shape) < 0.01] = 255
+    truth[2][truth[2] == 3] = 0
+    predicted, truth = torch.from_numpy(predicted).to(device), torch.from_numpy(truth).to(device)
+    metric = SurfaceDistance(4, (2.0, 0.7), share=90, tolerance=2.1)
+    metric.update(predicted, truth)
+    result = metric.compute()
+    assert result.names[1] == "hd90"
+    for image in range(3):
+        for label in range(4):
+            counted = truth[image] != 255
+            masks = [(one[image] == label) & counted for one in (predicted, truth)]
+            expected = list(surface_figures(*masks, (2.0, 0.7), share=90, tolerance=2.1).values())
+            expected.append(boundary_iou(*masks).item())
+            np.testing.assert_allclose(result.values[image, label], expected, rtol=1e-12)
+    assert np.isinf(result.values[2, 3, 0])
+
+
+def test_volumes(device):
+    volumes = torch.from_numpy(np.stack([blobs((9, 14, 17), seed, 0.2) for seed in (0, 1)])).to(device)
+    metric = SurfaceDistance(2, (3.0, 1.0, 1.0))
+    metric.update(volumes[:1].long(), volumes[1:].long())
+    expected = surface_figures(volumes[0], volumes[1], (3.0, 1.0, 1.0))
+    np.testing.assert_allclose(metric.compute().values[0, 1, :4], list(expected.values()), rtol=1e-12)
+    assert metric.compute().to_dict()["boundary_iou"] is None  # a band is of images
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (3, 4), (40, 57)])
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_band_of_labels_is_that_of_each_mask(size, width, device):
+    labels = torch.from_numpy(blobs(size, 5) * 2 + blobs(size, 6) * 1).to(device)
+    band, edge = label_band(labels, width), label_outline(labels)
+    for label in range(4):
+        mask = labels == label
+        assert torch.equal(band & mask, boundary_band(mask, width))
+        assert torch.equal(edge & mask, mask_outline(mask))
+
+
+def test_one_empty_mask_is_the_worst_where_monai_says_nothing():
+    from monai.metrics import compute_hausdorff_distance
+
+    full, empty = torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = compute_hausdorff_distance(full, empty, include_background=True, percentile=95).item()
+    assert math.isnan(theirs)
+    assert surface_figures(full[0, 0], empty[0, 0])["hd95"] == math.inf
+
+
+@pytest.mark.parametrize(("spacing", "share"), [((1.0,), 95), ((1.0, 0.0), 95), ((1.0, 1.0), 101)])
+def test_options_out_of_range(spacing, share):
+    with pytest.raises(ValueError, match="expected"):
+        SurfaceDistance(1, spacing, share=share)
 
 
 def test_ignored_pixels_and_merge():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vision.metrics.sums import sum_over_processes
 from vision.metrics.table import null_undefined, result_table
+from vision.ops.histogram import count_values
 from vision.structures import ClassMap
 
 __all__ = ["PanopticMap", "PanopticQuality", "PanopticResult", "panoptic_map"]
@@ -40,12 +41,26 @@ def panoptic_map(labels: Tensor, instances: Tensor, ignore: int = 255) -> Panopt
 def _segment_numbers(one: PanopticMap) -> Tensor:
     """For each pixel the row of its segment + 1, 0 = void: (H * W,) int32."""
     ids = one.ids.flatten()
-    known = one.segment_ids.to(ids.device).long()
-    # a table over all ids that occur beats sorting the pixels; ids of RGB PNGs end below 2**24
+    known = one.segment_ids.to(ids.device, non_blocking=True).long()
+    return _by_table(ids, known) if ids.device.type == "cpu" else _by_search(ids, known)
+
+
+def _by_table(ids: Tensor, known: Tensor) -> Tensor:
+    # a table over all ids that occur beats a search for each pixel; ids of RGB PNGs end below 2**24
     largest = int(torch.maximum(ids.max(), known.max() if len(known) else ids.max())) if ids.numel() else 0
-    table = torch.zeros(largest + 1, dtype=torch.int32, device=ids.device)
-    table[known] = torch.arange(1, len(known) + 1, dtype=torch.int32, device=ids.device)
+    table = torch.zeros(largest + 1, dtype=torch.int32)
+    table[known] = torch.arange(1, len(known) + 1, dtype=torch.int32)
     return table.index_select(0, ids if ids.dtype in (torch.int32, torch.int64) else ids.int())
+
+
+def _by_search(ids: Tensor, known: Tensor) -> Tensor:
+    # nobody looks at the largest id, for which a GPU would have to be waited for
+    if not len(known):
+        return torch.zeros_like(ids, dtype=torch.int32)
+    ordered, rows = known.sort()
+    ids = ids.long()
+    place = torch.searchsorted(ordered, ids).clamp_(max=len(known) - 1)
+    return torch.where(ordered[place] == ids, rows[place].int() + 1, 0)
 
 
 def segment_overlaps(predicted: PanopticMap, truth: PanopticMap) -> Tensor:
@@ -54,7 +69,7 @@ def segment_overlaps(predicted: PanopticMap, truth: PanopticMap) -> Tensor:
         raise ValueError(f"PanopticQuality: predicted {tuple(predicted.ids.shape)}, truth {tuple(truth.ids.shape)}")
     rows, columns = len(truth.segment_ids) + 1, len(predicted.segment_ids) + 1
     codes = _segment_numbers(truth).mul_(columns).add_(_segment_numbers(predicted))
-    return torch.bincount(codes, minlength=rows * columns).view(rows, columns)
+    return count_values(codes, rows * columns).view(rows, columns)
 
 
 def match_segments(overlaps: Tensor, predicted: Tensor, truth: Tensor, crowd: Tensor, classes: int) -> Tensor:
@@ -137,8 +152,9 @@ class PanopticQuality:
             device = guess.ids.device
             crowd = torch.zeros(len(fact.labels), dtype=torch.bool) if fact.crowd is None else fact.crowd
             overlaps = segment_overlaps(guess, fact)
-            labels = (guess.labels.to(device).long(), fact.labels.to(device).long())
-            self.sums = self.sums.to(device) + match_segments(overlaps, *labels, crowd.to(device), len(self.classes))
+            labels = [one.labels.to(device, non_blocking=True).long() for one in (guess, fact)]
+            crowd = crowd.to(device, non_blocking=True)
+            self.sums = self.sums.to(device) + match_segments(overlaps, *labels, crowd, len(self.classes))
 
     def merge(self, other: PanopticQuality) -> None:
         """Add what another metric has counted."""

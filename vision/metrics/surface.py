@@ -13,10 +13,17 @@ from torch import Tensor
 
 from vision.ops.distance import distance_transform, square_root
 
-__all__ = ["mask_outline", "outline_distances", "percentile", "surface_figures"]
+__all__ = [
+    "distance_figures",
+    "mask_outline",
+    "outline_distances",
+    "percentile",
+    "point_distances",
+    "surface_figures",
+]
 
 _PAIRS = 1 << 22  # distances between single points held at once
-_DIRECT = 1 << 24  # beyond so many pairs of points the distance transform is cheaper
+_DIRECT, _DIRECT_ON_GPU = 1 << 24, 1 << 33  # beyond so many pairs of points the distance transform is cheaper
 
 
 def mask_outline(mask: Tensor, axes: int = 2) -> Tensor:
@@ -43,14 +50,8 @@ def outline_distances(predicted: Tensor, truth: Tensor, spacing: Sequence[float]
             "expected one mask each, of equal shape, with a spacing for each axis"
         )
     window = _window(predicted, truth)
-    predicted, truth = mask_outline(predicted[window], len(spacing)), mask_outline(truth[window], len(spacing))
-    first, second = predicted.nonzero(), truth.nonzero()
-    if not len(first) or not len(second):
-        return tuple(torch.full((len(points),), torch.inf, dtype=torch.float64) for points in (first, second))
-    if len(first) * len(second) > _DIRECT:
-        to_truth, to_predicted = (distance_transform(~edge, spacing) for edge in (truth, predicted))
-        return to_truth[predicted], to_predicted[truth]
-    return tuple(map(square_root, _nearest(first, second, spacing)))
+    edges = [mask_outline(mask[window], len(spacing)) for mask in (predicted, truth)]
+    return point_distances(*(edge.nonzero() for edge in edges), edges[0].shape, spacing)
 
 
 def _window(a: Tensor, b: Tensor) -> tuple[slice, ...]:
@@ -64,38 +65,85 @@ def _window(a: Tensor, b: Tensor) -> tuple[slice, ...]:
     return tuple(window)
 
 
-def _nearest(first: Tensor, second: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
+def point_distances(
+    first: Tensor, second: Tensor, size: Sequence[int], spacing: Sequence[float] = (1.0, 1.0)
+) -> tuple[Tensor, Tensor]:
+    """Distance from each point (N, D) to the nearest of the others (M, D), and the reverse: (N,), (M,) float64, exact.
+
+    Points are places int64 in a grid of `size`. Infinite where there are no others. No wait for the device.
+    """
+    if not len(first) or not len(second):
+        return tuple(
+            torch.full((len(one),), torch.inf, dtype=torch.float64, device=one.device) for one in (first, second)
+        )
+    if len(first) * len(second) > (_DIRECT if first.device.type == "cpu" else _DIRECT_ON_GPU):
+        return _through_transform(first, second, size, spacing), _through_transform(second, first, size, spacing)
+    return tuple(map(square_root, _nearest(first, second, size, spacing)))
+
+
+def _through_transform(points: Tensor, others: Tensor, size: Sequence[int], spacing: Sequence[float]) -> Tensor:
+    away = torch.ones(tuple(size), dtype=torch.bool, device=points.device)
+    away[tuple(others.T)] = False
+    return distance_transform(away, spacing)[tuple(points.T)]
+
+
+def _nearest(first: Tensor, second: Tensor, size: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Squared distance from each point (N, D) to the nearest of the others (M, D), both ways, float64."""
     unit = all(step == 1 for step in spacing)
-    step = first.new_tensor(spacing, dtype=torch.float64)
-    # whole numbers below 2**24 are exact in float32, products and all: one matrix product gives squared distances
-    exact = unit and 4 * int(torch.maximum(first.max(0).values, second.max(0).values).square().sum()) < 2**24
+    step = torch.tensor(spacing, dtype=torch.float64).to(first.device, non_blocking=True)
     forth, back = [], None
     for part in first.split(max(1, _PAIRS // len(second))):
-        squares = _by_product(part, second) if exact else ((part[:, None] - second) * step).square().sum(-1)
+        squares = _by_product(part, second, size) if unit else ((part[:, None] - second) * step).square().sum(-1)
         forth.append(squares.amin(1))
         nearest = squares.amin(0)
         back = nearest if back is None else torch.minimum(back, nearest)
     return torch.cat(forth).double(), back.double()
 
 
-def _by_product(first: Tensor, second: Tensor) -> Tensor:
-    first, second = first.float(), second.float()
-    ones = torch.ones(len(first), 1, device=first.device), torch.ones(len(second), 1, device=first.device)
-    left = torch.cat([first * -2, first.square().sum(1, keepdim=True), ones[0]], 1)
-    return left @ torch.cat([second, ones[1], second.square().sum(1, keepdim=True)], 1).T
+def _by_product(first: Tensor, second: Tensor, size: Sequence[int]) -> Tensor:
+    # whole numbers below 2**24 are exact in float32, products and all: one matrix product gives squared distances.
+    # Not where a GPU or a setting may round its factors to fewer digits
+    full = first.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    dtype = torch.float32 if full and 2 * sum(side**2 for side in size) <= 2**24 else torch.float64
+    first, second = first.to(dtype), second.to(dtype)
+    left = torch.cat([first * -2, first.square().sum(1, keepdim=True), torch.ones_like(first[:, :1])], 1)
+    return left @ torch.cat([second, torch.ones_like(second[:, :1]), second.square().sum(1, keepdim=True)], 1).T
 
 
 def percentile(values: Tensor, share: float) -> Tensor:
-    """The `share` percentile of values (N,), N >= 1, linear between ranks, with numpy's rounding."""
+    """The `share` percentile of values (N,), N >= 1, linear between ranks, with numpy's rounding. 0-dim.
+
+    Between a finite and an infinite rank it is infinite.
+    """
     ordered = values.sort().values
     rank = (len(values) - 1) * (share / 100)
     low = int(rank)
     part = rank - low
     below, above = ordered[low], ordered[min(low + 1, len(values) - 1)]
-    if bool(below.isinf()) or bool(above.isinf()):
-        return above if part > 0 else below
-    return above - (above - below) * (1 - part) if part >= 0.5 else below + (above - below) * part
+    if part == 0:
+        return below
+    between = above - (above - below) * (1 - part) if part >= 0.5 else below + (above - below) * part
+    return torch.where(above.isinf(), above, between)
+
+
+def distance_figures(forth: Tensor, back: Tensor, share: float, tolerance: float) -> Tensor:
+    """Hausdorff, `share` percentile, average, surface Dice of the distances of two outlines both ways: (4,) float64.
+
+    NaN where both are empty; infinite distances and a Dice of 0 where one is. No wait for the device.
+    """
+    if not len(forth) and not len(back):
+        return forth.new_full((4,), torch.nan)
+    if not len(forth) or not len(back):
+        worst = forth.new_full((4,), torch.inf)
+        worst[3] = 0
+        return worst
+    number = len(forth) + len(back)
+    return torch.stack([
+        torch.maximum(forth.max(), back.max()),
+        torch.maximum(percentile(forth, share), percentile(back, share)),
+        (forth.sum() + back.sum()) / number,
+        ((forth <= tolerance).sum() + (back <= tolerance).sum()) / number,
+    ])  # fmt: skip
 
 
 def surface_figures(
@@ -110,16 +158,5 @@ def surface_figures(
 
     One pair of masks as in `outline_distances`, distances in units of spacing. NaN and infinity by the rules above.
     """
-    forth, back = outline_distances(predicted, truth, spacing)
-    if not len(forth) and not len(back):
-        return dict.fromkeys(("hausdorff", "hd95", "assd", "surface_dice"), float("nan"))
-    if not len(forth) or not len(back):
-        return {"hausdorff": torch.inf, "hd95": torch.inf, "assd": torch.inf, "surface_dice": 0.0}
-    number = len(forth) + len(back)
-    close = (forth <= tolerance).sum() + (back <= tolerance).sum()
-    return {
-        "hausdorff": float(torch.maximum(forth.max(), back.max())),
-        "hd95": float(torch.maximum(percentile(forth, share), percentile(back, share))),
-        "assd": float(forth.sum() + back.sum()) / number,
-        "surface_dice": float(close) / number,
-    }
+    figures = distance_figures(*outline_distances(predicted, truth, spacing), share, tolerance)
+    return dict(zip(("hausdorff", "hd95", "assd", "surface_dice"), figures.tolist()))

@@ -7,41 +7,46 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from vision.metrics.boundary import boundary_iou
+from vision.metrics.label_outlines import label_boundary_iou, label_outline
 from vision.metrics.sums import gather_objects
-from vision.metrics.surface import surface_figures
+from vision.metrics.surface import distance_figures, point_distances
 from vision.metrics.table import null_undefined, result_table
+from vision.ops.histogram import count_values
 from vision.structures import ClassMap
 
 __all__ = ["SurfaceDistance", "SurfaceResult"]
 
-NAMES = ("hausdorff", "hd95", "assd", "surface_dice", "boundary_iou")
-
 
 @dataclass(frozen=True)
 class SurfaceResult:
-    """values (I, C, 5): by image and class, the figures of NAMES; NaN = undefined, the class in neither mask."""
+    """values (I, C, 5): by image and class, Hausdorff distance, its `share` percentile, average distance, surface Dice,
+    boundary IoU; NaN = undefined, the class in neither mask."""
 
     classes: ClassMap
     values: np.ndarray
+    share: float = 95.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("hausdorff", f"hd{self.share:g}", "assd", "surface_dice", "boundary_iou")
 
     def to_dict(self) -> dict[str, Any]:
         """Means over images, then over classes. An image with a class in one mask only makes its mean distance
         infinite: written "infinity", counted in `infinite`, with `..._finite` the mean of the other images."""
         by_class = [self._figures(self.values[:, label]) for label in range(len(self.classes))]
-        distances = NAMES[:3]
-        overall = {name: _mean([row[name] for row in by_class]) for name in NAMES}
-        overall |= {f"{name}_finite": _mean([row[f"{name}_finite"] for row in by_class]) for name in distances}
+        overall = {name: _mean([row[name] for row in by_class]) for name in self.names}
+        overall |= {f"{name}_finite": _mean([row[f"{name}_finite"] for row in by_class]) for name in self.names[:3]}
         overall |= {name: sum(row[name] for row in by_class) for name in ("infinite", "undefined")}
         rows = dict(zip(self.classes.names, by_class))
         return null_undefined(_spelled({**overall, "averaged_over": "images, then classes", "per_class": rows}))
 
     def _figures(self, values: np.ndarray) -> dict[str, Any]:
-        figures = {name: _mean(values[:, i]) for i, name in enumerate(NAMES)}
+        figures = {name: _mean(values[:, i]) for i, name in enumerate(self.names)}
         finite = np.where(np.isinf(values), np.nan, values)
-        figures |= {f"{name}_finite": _mean(finite[:, i]) for i, name in enumerate(NAMES[:3])}
+        figures |= {f"{name}_finite": _mean(finite[:, i]) for i, name in enumerate(self.names[:3])}
         infinite, undefined = int(np.isinf(values[:, 0]).sum()), int(np.isnan(values[:, 0]).sum())
         return figures | {"infinite": infinite, "undefined": undefined}
 
@@ -67,8 +72,8 @@ class SurfaceDistance:
     """Hausdorff distance, HD95 (or another percentile), average symmetric surface distance, surface Dice and boundary
     IoU, for each image and class.
 
-    spacing: size of a pixel along each axis, two or three; tolerance in its units; labels (255) to ignore in the truth
-    are taken out of both masks.
+    spacing: size of a pixel along each axis, two or three; share: the percentile, 0 to 100; tolerance in units of
+    spacing; labels (255) to ignore in the truth are taken out of both masks. State on the device of its inputs.
     """
 
     def __init__(
@@ -81,32 +86,55 @@ class SurfaceDistance:
         ignore: int = 255,
     ):
         self.classes = ClassMap.of(classes)
+        if len(spacing) not in (2, 3) or min(spacing) <= 0:
+            raise ValueError(f"SurfaceDistance: spacing {tuple(spacing)}; expected two or three sizes above 0")
+        if not 0 <= share <= 100:
+            raise ValueError(f"SurfaceDistance: share {share}; expected a percentile from 0 to 100")
         self.spacing, self.share, self.tolerance, self.ignore = tuple(spacing), share, tolerance, ignore
         self.reset()
 
     def reset(self) -> None:
-        self.values: list[np.ndarray] = []
+        self.values: list[Tensor] = []  # (B, C, 5) float64 each
 
-    def to(self, device: Any) -> SurfaceDistance:
-        """Nothing to move: distances are measured where the masks are, and kept as a few numbers on the host."""
+    def to(self, device: torch.device | str) -> SurfaceDistance:
+        self.values = [value.to(device) for value in self.values]
         return self
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Measure predicted and truth labels (B, H, W), or (B, D, H, W) with three spacings."""
+        """Measure predicted and truth labels (B, H, W), or (B, D, H, W) with three spacings.
+
+        A GPU is waited for three times, whatever B: for the places of both outlines and for how many each class has.
+        """
         if predicted.shape != truth.shape or predicted.ndim != len(self.spacing) + 1:
             raise ValueError(
                 f"SurfaceDistance.update: predicted {tuple(predicted.shape)}, truth {tuple(truth.shape)}; expected "
                 f"equal shapes of {len(self.spacing) + 1} axes"
             )
-        kept = truth != self.ignore
-        for one, other, keep in zip(predicted, truth, kept):
-            rows = [self._measure((one == c) & keep, (other == c) & keep) for c in range(len(self.classes))]
-            self.values.append(np.array(rows))
+        if not len(truth):
+            return
+        number = len(self.classes)
+        counted = truth != self.ignore
+        labels = [torch.where(counted & (one >= 0) & (one < number), one, number) for one in (predicted, truth)]
+        points, counts = zip(*(self._outlines(one) for one in labels))
+        counts = torch.stack(counts).tolist()  # one wait for all images
+        groups = [places.split(number_each) for places, number_each in zip(points, counts)]
+        rows = [
+            distance_figures(*point_distances(*pair, truth.shape[1:], self.spacing), self.share, self.tolerance)
+            for pair in zip(*groups)
+        ]
+        distances = torch.stack(rows).view(len(truth), number + 1, 4)[:, :-1]
+        if truth.ndim == 3:
+            iou = label_boundary_iou(*labels, number)
+        else:
+            iou = distances.new_full(distances.shape[:2], torch.nan)
+        self.values.append(torch.cat([distances, iou[..., None]], -1))
 
-    def _measure(self, predicted: Tensor, truth: Tensor) -> list[float]:
-        figures = surface_figures(predicted, truth, self.spacing, share=self.share, tolerance=self.tolerance)
-        iou = float(boundary_iou(predicted[None], truth[None])[0]) if predicted.ndim == 2 else float("nan")
-        return [*(figures[name] for name in NAMES[:4]), iou]
+    def _outlines(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Outline places (N, D) sorted by image and class, and how many: (B * (C + 1),), the last class for none."""
+        side = len(self.classes) + 1
+        places = label_outline(labels, len(self.spacing)).logical_and_(labels < side - 1).nonzero()
+        group = places[:, 0] * side + labels[tuple(places.T)]
+        return places[group.argsort(stable=True), 1:], count_values(group, len(labels) * side)
 
     def merge(self, other: SurfaceDistance) -> None:
         """Take in what another metric has measured."""
@@ -114,8 +142,9 @@ class SurfaceDistance:
 
     def all_reduce(self) -> None:
         """Every process of torch.distributed gets what all have measured; nothing to do without them."""
-        self.values = [value for values in gather_objects(self.values) for value in values]
+        states = gather_objects([value.cpu() for value in self.values])
+        self.values = [value for values in states for value in values]
 
     def compute(self) -> SurfaceResult:
-        shape = (-1, len(self.classes), len(NAMES))
-        return SurfaceResult(self.classes, np.array(self.values, np.float64).reshape(shape))
+        values = [value.cpu().numpy() for value in self.values] or [np.zeros((0, len(self.classes), 5))]
+        return SurfaceResult(self.classes, np.concatenate(values), self.share)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["distance_transform", "signed_distance", "square_root", "squared_distance_transform"]
 
-_BLOCK = 8  # shifts between two looks at the largest distance left, each of which waits for the device
+_BLOCK = 8  # shifts between two looks at the largest distance left; a GPU is not looked at, as that waits for it
 
 
 def distance_transform(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> Tensor:
@@ -58,9 +58,9 @@ def _along_last_axis(mask: Tensor, step: float) -> Tensor:
 def _spread(squares: Tensor, axis: int, step: float) -> Tensor:
     length = squares.shape[axis]
     result = squares.clone()
-    limit = torch.inf
+    limit, look = torch.inf, squares.device.type == "cpu"
     for shift in range(1, length):
-        if shift % _BLOCK == 1 and limit > 0:
+        if look and shift % _BLOCK == 1 and limit > 0:
             limit = float(result.max()) if result.numel() else 0.0
         cost = (shift * step) ** 2
         if cost >= limit:  # no parabola from so far away can still be lower
