@@ -68,7 +68,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluation = evaluate(
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta,
-        max_detections=options.max_detections, iou_threshold=options.iou,
+        max_detections=options.max_detections, iou_threshold=options.iou, protocol=options.protocol,
+        analyse=options.analyse,
     )  # fmt: skip
     print(evaluation.table())
     if options.out:
@@ -96,8 +97,9 @@ def _score(options: argparse.Namespace) -> int:
     if classes and len(classes) == 1 and classes[0].isdigit():
         classes = int(classes[0])
     return main_score(
-        options.task, options.truth, options.predictions, options.out, classes=classes, ignore=options.ignore
-    )
+        options.task, options.truth, options.predictions, options.out, classes=classes, ignore=options.ignore,
+        protocol=options.protocol, analyse=options.analyse,
+    )  # fmt: skip
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -151,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         "--classes", help="semantic: names of the labels with commas between them, or how many there are"
     )
     score.add_argument("--ignore", type=int, default=255, help="semantic: label that does not count (default: 255)")
+    _add_protocol(score)
     check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
     check.add_argument("data", metavar="DATA", help="data set to look at")
     check.add_argument("--split", help="one split only; default: all")
@@ -193,6 +196,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=16, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")
     parser.add_argument("--max-detections", type=_positive, default=100, help="of an image (default: %(default)s)")
+    _add_protocol(parser)
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--protocol", default="coco", choices=("coco", "voc", "voc_inclusive"),
+        help="objects: rules of AP; voc_inclusive: both corners are pixels of the box (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--analyse", action="store_true",
+        help="objects: precision-recall curves, best scores, confusion matrix and shares of errors as well",
+    )  # fmt: skip
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:

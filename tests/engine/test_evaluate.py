@@ -147,6 +147,19 @@ def test_boxes_equal_pycocotools_on_the_written_file(tmp_path):
     assert "AP50" in (tmp_path / "val" / "results.md").read_text()
 
 
+def test_rules_of_voc(tmp_path):
+    evaluation = evaluate(
+        Guesser(), Numbered(), out=tmp_path / "val", progress=False, device="cpu", protocol="voc", analyse=True
+    )
+    written = json.loads((tmp_path / "val" / "metrics.json").read_text())
+    assert written["protocol"] == "voc"
+    assert {"curves", "confusion", "errors"} <= written.keys()
+    assert 0 < written["AP"] != written["AP_11_point"] < 1
+    assert evaluation.headline == ("AP", written["AP"])
+    text = (tmp_path / "val" / "results.md").read_text()
+    assert "AP_11_point" in text and "dAP" in text
+
+
 def test_class_maps_equal_numpy_and_are_written(tmp_path):
     evaluation = evaluate(Painter(), Numbered(), out=tmp_path / "val", batch_size=4, progress=False, device="cpu")
     matrix = np.zeros((3, 3))

@@ -120,6 +120,7 @@ def test_nothing_anywhere_is_undefined():
     assert figures["AP"] is None
     assert figures["classes_left_out"] == 2
     assert DetectionAP(1).compute().to_dict()["AP"] is None
+    assert DetectionAP(1, "segm").compute().to_dict()["AP"] is None
     json.dumps(figures, allow_nan=False)
 
 
@@ -225,3 +226,16 @@ def test_bad_updates_are_named():
         DetectionAP(1).update([boxes_at()], [])
     with pytest.raises(ValueError, match="needs masks"):
         DetectionAP(1, "segm").update([boxes_at([0, 0, 1, 1])], [truth_at()])
+    with pytest.raises(ValueError, match="classes; expected 'bbox' with the same 1"):
+        DetectionAP(1).merge(DetectionAP(2))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_masks_of_another_size_than_the_truth_are_refused(packed):
+    found = boxes_at([0, 0, 4, 4])
+    masks = torch.ones(1, 5, 8, dtype=torch.bool)
+    masks = [run_lengths(mask) for mask in masks.numpy()] if packed else masks
+    found = Detections(found.boxes, found.scores, found.labels, masks)
+    target = truth_at([0, 0, 4, 4], masks=np.ones((1, 8, 5), bool), image_id=7)
+    with pytest.raises(ValueError, match=r"image 7 have sizes \[\(5, 8\), \(8, 5\)\].*resize"):
+        DetectionAP(1, "segm").update([found], [target])

@@ -7,6 +7,7 @@ import pytest
 from coco_oracle import coco_files, pycocotools_arrays, random_case
 from PIL import Image
 
+from vision.metrics import DetectionOptions, DetectionScore, VocAP
 from vision.metrics.score import main_score, score_detections, score_panoptic
 
 
@@ -35,6 +36,33 @@ def test_detection_files_equal_pycocotools(task, kind, tmp_path, capsys):
     assert "AP_small" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("protocol", ["voc", "voc_inclusive"])
+def test_detection_files_by_the_rules_of_voc(protocol, tmp_path, capsys):
+    case = random_case(8, images=5)
+    case.annotations[0]["difficult"] = 1
+    case.targets[case.annotations[0]["image_id"]].difficult[0] = True
+    files = write_case(tmp_path, case, "bbox")
+    assert main_score("detection", *files, tmp_path / "out.json", protocol=protocol) == 0
+    metric = VocAP(case.classes, corners="inclusive" if protocol == "voc_inclusive" else "continuous")
+    metric.update(case.detections, case.targets)
+    assert json.loads((tmp_path / "out.json").read_text()) == metric.compute().to_dict()
+    assert "AP_11_point" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="protocol 'pascal'; expected one of coco, voc"):
+        main_score("detection", *files, protocol="pascal")
+
+
+def test_analysis_of_files(tmp_path, capsys):
+    case = random_case(8, images=5)
+    files = write_case(tmp_path, case, "bbox")
+    assert main_score("detection", *files, tmp_path / "out.json", analyse=True) == 0
+    metric = DetectionScore(case.classes, DetectionOptions(analyse=True))
+    metric.update(case.detections, case.targets)
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures == json.loads(metric.compute().table("json"))
+    assert {"AP", "curves", "confusion", "errors"} <= figures.keys()
+    assert "false alarm" in capsys.readouterr().out
+
+
 def test_real_images_with_perturbed_boxes_equal_pycocotools(real_data, tmp_path):
     path = real_data("coco256") / "annotations" / "instances_val2017.json"
     content, rng = json.loads(path.read_text()), np.random.default_rng(0)
@@ -46,7 +74,7 @@ def test_real_images_with_perturbed_boxes_equal_pycocotools(real_data, tmp_path)
             score = round(float(rng.random()), 2)
             results.append({k: one[k] for k in ("image_id", "category_id")} | {"bbox": box.tolist(), "score": score})
     (tmp_path / "results.json").write_text(json.dumps(results))
-    result, _ = score_detections(path, tmp_path / "results.json", "bbox")
+    result, _ = score_detections(path, tmp_path / "results.json", DetectionOptions())
     expected = pycocotools_arrays(content, results, "bbox")
     for name, array in expected.items():
         np.testing.assert_array_equal(getattr(result, name), array)
@@ -58,8 +86,8 @@ def test_annotation_id_zero(tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps([{**box, "score": 1}]))
     files = (tmp_path / "truth.json", tmp_path / "results.json")
-    assert score_detections(*files, "bbox")[0].average_precision() == pytest.approx(1)
-    as_reference = score_detections(*files, "bbox", zero_ids=True)[0]
+    assert score_detections(*files, DetectionOptions())[0].average_precision() == pytest.approx(1)
+    as_reference = score_detections(*files, DetectionOptions(), zero_ids=True)[0]
     np.testing.assert_array_equal(
         as_reference.precision, pycocotools_arrays(content, [{**box, "score": 1}], "bbox")["precision"]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
 from vision.engine.output import JsonList, coco_results, output_folder, write_json
-from vision.metrics import DetectionAP, SegmentationScore
+from vision.metrics import DetectionOptions, DetectionScore, SegmentationScore
 from vision.models import VisionModel
 from vision.structures import Detections, Segmentation
 
@@ -83,6 +83,8 @@ def evaluate(
     tta: bool = False,
     max_detections: int = 100,
     iou_threshold: float | None = None,
+    protocol: str = "coco",
+    analyse: bool = False,
     progress: bool = True,
     rank: int = 0,
     world: int = 1,
@@ -91,7 +93,8 @@ def evaluate(
 
     Detections go to predictions.json (COCO results), semantic maps to masks/NAME.png. With several processes each
     takes every `world`-th image and the metrics are summed over all of them: nothing is seen twice; every process
-    returns the same result. ValueError when the classes differ or the data set lacks what the task needs.
+    returns the same result. protocol, analyse: of detections, as in `DetectionOptions`. ValueError
+    when the classes differ or the data set lacks what the task needs.
     """
     check_classes(model, dataset)
     needed = "semantic" if model.task == "semantic" else "instance" if model.task == "instance" else "detection"
@@ -103,7 +106,9 @@ def evaluate(
     if iou_threshold is not None and model.task != "semantic":
         options["iou_threshold"] = iou_threshold
     inference = Inference(model, device=device, precision=precision, tile=tile, tta=tta, **options)
-    metrics = _metrics(model, max_detections)
+    metrics = _metrics(
+        model, DetectionOptions(protocol=protocol, analyse=analyse, max_detections=_limits(max_detections))
+    )
     results = _results(
         inference, dataset, range(rank, len(dataset), world), batch_size, workers, progress and rank == 0
     )
@@ -124,15 +129,17 @@ def evaluate(
     return evaluation
 
 
-def _metrics(model: VisionModel, max_detections: int) -> dict[str, Any]:
+def _metrics(model: VisionModel, options: DetectionOptions) -> dict[str, Any]:
     if model.task == "semantic":
         return {"semantic": SegmentationScore(model.classes)}
+    kinds = ("bbox", "segm") if model.task in ("instance", "panoptic") else ("bbox",)
+    return {kind: DetectionScore(model.classes, replace(options, kind=kind)) for kind in kinds}
+
+
+def _limits(max_detections: int) -> tuple[int, ...]:
+    """COCO's three limits of detections, with another largest one."""
     limits = tuple(sorted({min(1, max_detections), min(10, max_detections), max_detections}))
-    limits = limits if len(limits) == 3 else (1, 10, 100)
-    metrics = {"bbox": DetectionAP(model.classes, kind="bbox", max_detections=limits)}
-    if model.task in ("instance", "panoptic"):
-        metrics["segm"] = DetectionAP(model.classes, kind="segm", max_detections=limits)
-    return metrics
+    return limits if len(limits) == 3 else (1, 10, 100)
 
 
 def _update(metrics: dict[str, Any], result: Detections | Segmentation, dataset: Any, index: int) -> None:

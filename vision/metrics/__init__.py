@@ -2,14 +2,18 @@
 
 from vision.metrics.boundary import boundary_iou
 from vision.metrics.detection import DetectionAP, DetectionResult
+from vision.metrics.detection_score import DetectionOptions, DetectionScore
 from vision.metrics.panoptic import PanopticMap, PanopticQuality, PanopticResult, panoptic_map
 from vision.metrics.segmentation import SegmentationResult, SegmentationScore, confusion_matrix
 from vision.metrics.surface import surface_figures
 from vision.metrics.surface_score import SurfaceDistance, SurfaceResult
+from vision.metrics.voc import VocAP, VocResult
 
 __all__ = [
     "DetectionAP",
+    "DetectionOptions",
     "DetectionResult",
+    "DetectionScore",
     "PanopticMap",
     "PanopticQuality",
     "PanopticResult",
@@ -17,6 +21,8 @@ __all__ = [
     "SegmentationScore",
     "SurfaceDistance",
     "SurfaceResult",
+    "VocAP",
+    "VocResult",
     "boundary_iou",
     "confusion_matrix",
     "panoptic_map",

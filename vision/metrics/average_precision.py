@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from vision.metrics.matching import Matches, match
-from vision.metrics.overlap import Found, Pairs, Truth, box_overlap, candidate_pairs, mask_overlap
+from vision.metrics.overlap import Found, Truth, overlapping_pairs
 
-__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "RECALL_THRESHOLDS", "Protocol", "evaluate_detections"]
+__all__ = [
+    "AREA_RANGES", "IOU_THRESHOLDS", "RECALL_THRESHOLDS", "Protocol", "Ranked", "envelope", "evaluate_detections",
+    "exclusive_sum", "hits_needed", "rank_detections",
+]  # fmt: skip
 
 # as the reference computes them: a float32 linspace, or arange, differs in the last bits and moves AP by up to 5e-4
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
@@ -55,7 +58,8 @@ def evaluate_detections(found: Found, truth: Truth, protocol: Protocol) -> dict[
     """
     ranked = rank_detections(found, protocol)
     truth = truth.select((truth.label * protocol.images + truth.image).argsort(stable=True))
-    pairs = overlapping_pairs(ranked.found, truth, protocol)
+    groups = tuple(one.label * protocol.images + one.image for one in (ranked.found, truth))
+    pairs = overlapping_pairs(ranked.found, truth, groups, protocol.kind, min(*protocol.ious, 1 - 1e-10))
     low, high = truth.box.new_tensor(protocol.areas).T[:, :, None]  # (A, 1)
     ignored = truth.crowd | (truth.area < low) | (truth.area > high)  # (A, G)
     thresholds = truth.box.new_tensor(protocol.ious).clamp(max=1 - 1e-10)
@@ -80,21 +84,7 @@ def rank_detections(found: Found, protocol: Protocol) -> Ranked:
     place = torch.empty_like(by_place)
     place[by_place] = numbers[: len(order)]
     counts = torch.bincount(chosen.label, minlength=protocol.classes)
-    return Ranked(chosen, rank, place, by_place, _starts(counts))
-
-
-def overlapping_pairs(found: Found, truth: Truth, protocol: Protocol) -> Pairs:
-    """Pairs of one image and class whose IoU reaches the lowest threshold."""
-    lowest = min(*protocol.ious, 1 - 1e-10)
-    first, second = candidate_pairs(
-        found.label * protocol.images + found.image, truth.label * protocol.images + truth.image
-    )
-    if protocol.kind == "segm":
-        overlap = mask_overlap(found.masks, truth.masks, first, second, truth.crowd[second], lowest)
-    else:
-        overlap = box_overlap(found.box[first], truth.box[second], truth.crowd[second])
-    near = (overlap >= lowest).nonzero()[:, 0]
-    return Pairs(first[near], second[near], overlap[near])
+    return Ranked(chosen, rank, place, by_place, exclusive_sum(counts))
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ def accumulate(
     for limit in protocol.max_detections:
         last = limit == protocol.max_detections[-1]
         chosen = events if last else events.select((events.rank < limit).nonzero()[:, 0])
-        standing = _starts(in_range if last else in_range & (rank < limit))
+        standing = exclusive_sum(in_range if last else in_range & (rank < limit))
         parts.append(_curves(chosen, standing, ranked, counted, protocol))
     return {name: torch.stack([part[name] for part in parts], -1) for name in ("precision", "recall", "scores")}
 
@@ -161,17 +151,17 @@ def _curves(events: Events, standing: Tensor, ranked: Ranked, counted: Tensor, p
     hits = events.hit.nonzero()[:, 0]
     curve = events.curve[hits]
     reached = torch.bincount(curve, minlength=curves)
-    start = _starts(reached)[:-1]
+    start = exclusive_sum(reached)[:-1]
     true_positives = torch.arange(1, len(hits) + 1, device=hits.device) - start[curve]
     # false positives: detections of this class up to here that are in range, less those among them that are matched
-    matched = _starts(events.inside)
-    first_event = _starts(torch.bincount(events.curve, minlength=curves))[:-1]
+    matched = exclusive_sum(events.inside)
+    first_event = exclusive_sum(torch.bincount(events.curve, minlength=curves))[:-1]
     offset = matched[first_event] - standing[:, ranked.first[:-1]].expand(shape).flatten()
     false_positives = standing.flatten()[events.standing[hits]] - matched[hits + 1] + offset[curve]
-    precision = _envelope(true_positives, true_positives + false_positives, curve)
+    precision = envelope(true_positives, true_positives + false_positives, curve)
     score = events.score[hits]
 
-    needed = _hits_needed(counted, protocol.recalls)  # (R, A, K)
+    needed = hits_needed(counted, protocol.recalls)  # (R, A, K)
     reached, start = reached.view(shape)[:, None], start.view(shape)[:, None]
     attained = needed.clamp(min=1) <= reached
     index = torch.where(attained, start + needed.clamp(min=1) - 1, 0)  # (T, R, A, K)
@@ -193,25 +183,27 @@ def _top_scores(ranked: Ranked) -> Tensor:
     return torch.where(ranked.first[1:] > ranked.first[:-1], _padded(ranked.found.score)[top], 0.0)
 
 
-def _envelope(true_positives: Tensor, total: Tensor, curve: Tensor) -> Tensor:
+def envelope(true_positives: Tensor, total: Tensor, curve: Tensor, added: float = np.spacing(1)) -> Tensor:
     """Precision made non-increasing along each curve, exactly: a running maximum from the end over integer keys.
 
     true / total with total < 2**b differ by at least 2**-2b when they differ, so 2b + 1 bits order them; the curve's
-    number goes above. The reference adds 2.2e-16 to total, which matters where total is 1.
+    number goes above. The reference of COCO adds 2.2e-16 to total, which matters where total is 1; VOC's adds 0.
     """
-    precision = true_positives / (total.double() + np.spacing(1))
+    precision = true_positives / (total.double() + added)
     if not len(total):
         return precision
     bits = 2 * int(total.max()).bit_length() + 1
     if bits + int(curve.max()).bit_length() > 61:
         raise ValueError(f"DetectionAP: {int(total.max())} detections of one class are more than can be ranked exactly")
-    key = torch.div(true_positives << bits, total, rounding_mode="floor") - (total == 1).long()
+    key = torch.div(true_positives << bits, total, rounding_mode="floor")
+    if added:
+        key = key - (total == 1).long()
     key = key + ((curve.max() - curve) << (bits + 1))
     best = key.flip(0).cummax(0).indices
     return precision.flip(0)[best].flip(0)
 
 
-def _hits_needed(counted: Tensor, recalls: tuple[float, ...]) -> Tensor:
+def hits_needed(counted: Tensor, recalls: tuple[float, ...]) -> Tensor:
     """Fewest true positives whose share of `counted` (A, K), as float64, reaches each recall: (R, A, K)."""
     recall = torch.tensor(recalls, dtype=torch.float64, device=counted.device)[:, None, None]
     number = counted.clamp(min=1).double()
@@ -221,7 +213,7 @@ def _hits_needed(counted: Tensor, recalls: tuple[float, ...]) -> Tensor:
     return needed.long()
 
 
-def _starts(counts: Tensor) -> Tensor:
+def exclusive_sum(counts: Tensor) -> Tensor:
     """Running sum along the last axis, exclusive, with the total at the end."""
     return torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
 

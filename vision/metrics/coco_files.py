@@ -91,7 +91,8 @@ def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kin
     area = [one["area"] if "area" in one else one["bbox"][2] * one["bbox"][3] for one in annotations]
     crowd = torch.tensor([bool(one.get("iscrowd", 0)) for one in annotations], dtype=torch.bool)
     unmatchable = torch.tensor([zero and one.get("id") == 0 for one in annotations], dtype=torch.bool)
-    return Truth(*_places(annotations, order, labels), box, _floats(area), crowd, unmatchable, masks)
+    difficult = torch.tensor([bool(one.get("difficult", 0)) for one in annotations], dtype=torch.bool)
+    return Truth(*_places(annotations, order, labels), box, _floats(area), crowd, unmatchable, difficult, masks)
 
 
 def _places(entries: list[dict], order: dict, labels: dict) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vision.metrics.average_precision import (
@@ -17,10 +16,10 @@ from vision.metrics.average_precision import (
     Protocol,
     evaluate_detections,
 )
+from vision.metrics.detection_metric import DetectionMetric
 from vision.metrics.overlap import Found, Truth
-from vision.metrics.records import DetectionRecords
 from vision.metrics.table import null_undefined, result_table
-from vision.structures import ClassMap, Detections, Target
+from vision.structures import ClassMap
 
 __all__ = ["DetectionAP", "DetectionResult", "coco_result"]
 
@@ -97,12 +96,10 @@ def _undefined_as_nan(values: Tensor) -> np.ndarray:
     return array
 
 
-class DetectionAP:
+class DetectionAP(DetectionMetric):
     """COCO AP and AR of boxes (kind "bbox") or masks ("segm"), with arrays equal to pycocotools bit for bit.
 
-    classes: names, count or ClassMap. max_detections: detections that count, by image and class, rising. State stays on
-    the device of the detections; images are put in the order of their ids when computing, so neither the order of
-    updates nor their distribution over processes changes the result (ids that are equal keep their order).
+    classes: names, count or ClassMap. max_detections: detections that count, by image and class, rising.
     """
 
     def __init__(
@@ -113,13 +110,11 @@ class DetectionAP:
         ious: Sequence[float] = IOU_THRESHOLDS,
         recalls: Sequence[float] = RECALL_THRESHOLDS,
     ):
-        if kind not in ("bbox", "segm"):
-            raise ValueError(f"DetectionAP: kind {kind!r}; expected 'bbox' or 'segm'")
+        super().__init__(classes, kind)
         if not max_detections or min(max_detections) < 1:
             raise ValueError(f"DetectionAP: max_detections {tuple(max_detections)}; expected counts of at least 1")
         if not ious or min(ious) <= 0 or max(ious) > 1:
             raise ValueError(f"DetectionAP: IoU thresholds {tuple(ious)}; expected values in (0, 1]")
-        self.classes = ClassMap.of(classes)
         self.protocol = Protocol(
             len(self.classes),
             0,
@@ -128,33 +123,7 @@ class DetectionAP:
             tuple(recalls),
             max_detections=tuple(sorted(max_detections)),
         )
-        self.reset()
-
-    @property
-    def kind(self) -> str:
-        return self.protocol.kind
-
-    def reset(self) -> None:
-        self.records = DetectionRecords(self.protocol.kind)
-
-    def to(self, device: torch.device | str) -> DetectionAP:
-        self.records.to(device)
-        return self
-
-    def update(self, detections: Sequence[Detections], targets: Sequence[Target]) -> None:
-        """Take in one batch: results and truth of the same images, in the same order and frame of coordinates."""
-        self.records.append(detections, targets)
-
-    def merge(self, other: DetectionAP) -> None:
-        """Take in what another metric has seen."""
-        self.records.extend(other.records)
-
-    def all_reduce(self) -> None:
-        """Every process of torch.distributed gets what all have seen; nothing to do without them."""
-        self.records.all_gather()
 
     def compute(self) -> DetectionResult:
-        from dataclasses import replace
-
         found, truth, images = self.records.flat()
         return coco_result(found, truth, self.classes, replace(self.protocol, images=images))

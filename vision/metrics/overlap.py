@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vision.metrics.runs import Runs, intersections
 
-__all__ = ["Found", "Pairs", "Truth", "box_overlap", "candidate_pairs", "mask_overlap"]
+__all__ = ["Found", "Pairs", "Truth", "box_overlap", "candidate_pairs", "mask_overlap", "overlapping_pairs"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Found:
 @dataclass(frozen=True)
 class Truth:
     """Ground truths, flat, as in `Found`; crowd (G,) bool: takes any number of detections, never counted ·
-    unmatchable (G,) bool: a match with it counts as none (annotation id 0 in pycocotools)."""
+    unmatchable (G,) bool: a match with it counts as none (annotation id 0 in pycocotools) · difficult (G,) bool: what
+    VOC leaves out; COCO's rules do not know it."""
 
     image: Tensor
     label: Tensor
@@ -46,6 +47,7 @@ class Truth:
     area: Tensor
     crowd: Tensor
     unmatchable: Tensor
+    difficult: Tensor
     masks: Runs | None = None
 
     def __len__(self) -> int:
@@ -71,6 +73,21 @@ def candidate_pairs(found_group: Tensor, truth_group: Tensor) -> tuple[Tensor, T
     found = torch.repeat_interleave(count)
     shift = low - (count.cumsum(0) - count)
     return found, torch.arange(len(found), device=found.device) + shift[found]
+
+
+def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor], kind: str, at_least: float) -> Pairs:
+    """Pairs whose groups (D,) and (G,) are equal and whose IoU reaches `at_least` > 0; the truths' groups rise.
+
+    kind: "bbox" or "segm". Of a crowd the IoU is intersection / detection area.
+    """
+    first, second = candidate_pairs(*groups)
+    crowd = truth.crowd[second]
+    if kind == "bbox":
+        overlap = box_overlap(found.box[first], truth.box[second], crowd)
+    else:
+        overlap = mask_overlap(found.masks, truth.masks, first, second, crowd, at_least)
+    near = (overlap >= at_least).nonzero()[:, 0]
+    return Pairs(first[near], second[near], overlap[near])
 
 
 def box_overlap(found: Tensor, truth: Tensor, crowd: Tensor) -> Tensor:

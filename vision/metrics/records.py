@@ -28,9 +28,12 @@ class DetectionRecords:
 
     def append(self, detections: Sequence[Detections], targets: Sequence[Target]) -> None:
         if len(detections) != len(targets):
-            raise ValueError(f"DetectionAP.update: results of {len(detections)} images but targets of {len(targets)}")
+            raise ValueError(f"update: results of {len(detections)} images but targets of {len(targets)}")
         if not detections:
             return
+        if self.kind != "bbox":
+            for found, target in zip(detections, targets):
+                _check_masks(found, target, self.kind)
         first = len(self.image_ids)
         self.image_ids += [target.image_id for target in targets]
         numbers = torch.arange(first, first + len(targets))
@@ -42,7 +45,7 @@ class DetectionRecords:
                 "label": torch.cat([one.labels for one in detections]).long(),
                 "score": torch.cat([one.scores for one in detections]).detach(),
                 "box": torch.cat([one.boxes for one in detections]).detach().reshape(-1, 4),
-                "masks": self._masks([one.masks for one in detections], device, sizes),
+                "masks": self._masks([one.masks for one in detections], device),
             }
         )
         counts = [len(target) for target in targets]
@@ -53,17 +56,16 @@ class DetectionRecords:
                 "box": torch.cat([torch.from_numpy(target.boxes) for target in targets]),
                 "area": torch.cat([torch.from_numpy(target.area) for target in targets]),
                 "crowd": torch.cat([torch.from_numpy(target.crowd) for target in targets]),
-                "masks": self._masks([t.masks for t in targets], "cpu", counts),
+                "difficult": torch.cat([torch.from_numpy(target.difficult) for target in targets]),
+                "masks": self._masks([target.masks for target in targets], "cpu"),
             }
         )
 
-    def _masks(self, masks: list, device: Any, counts: list[int]) -> Runs | None:
-        if self.kind != "segm":
+    def _masks(self, masks: list, device: Any) -> Runs | None:
+        if self.kind == "bbox":
             return None
         parts = []
-        for mask, count in zip(masks, counts):
-            if mask is None and count:
-                raise ValueError("DetectionAP: kind 'segm' needs masks, but there are objects without (masks is None)")
+        for mask in masks:
             if mask is None or isinstance(mask, (list, tuple)):
                 parts.append(runs_from_rle(mask or []).to(device))
             else:
@@ -104,15 +106,40 @@ class DetectionRecords:
         found, truth = _joined(self.found, device), _joined(self.truth, device)
         position = position.to(device)
         box = _widths(found["box"])
+        if self.kind != "bbox" and not self.found:
+            found["masks"] = truth["masks"] = runs_from_rle([]).to(device)
         masks = found["masks"]
         area = masks.area().double() if masks is not None else box[:, 2] * box[:, 3]
         detected = Found(position[found["image"]], found["label"], found["score"].double(), box, area, masks)
         unmatchable = torch.zeros(len(truth["label"]), dtype=torch.bool, device=device)
         actual = Truth(
             position[truth["image"]], truth["label"], _widths(truth["box"]), truth["area"], truth["crowd"], unmatchable,
-            truth["masks"],
+            truth["difficult"], truth["masks"],
         )  # fmt: skip
         return detected, actual, images
+
+
+def _check_masks(found: Detections, target: Target, kind: str) -> None:
+    for one, name in ((found, "detections"), (target, "objects")):
+        if one.masks is None and len(one):
+            raise ValueError(
+                f"update: kind {kind!r} needs masks, but image {target.image_id} has {name} without (masks is None)"
+            )
+    sizes = _mask_sizes(found.masks) | _mask_sizes(target.masks)
+    if len(sizes) > 1:
+        raise ValueError(
+            f"update: masks of image {target.image_id} have sizes {sorted(sizes)} (height, width); expected detections "
+            "and objects in one frame: resize the detections' masks to the truth's"
+        )
+
+
+def _mask_sizes(masks: Any) -> set[tuple[int, int]]:
+    """(height, width) of bitmaps (N, H, W) or of run-length dictionaries; none without masks."""
+    if masks is None or not len(masks):
+        return set()
+    if isinstance(masks, (list, tuple)):
+        return {(int(mask["size"][0]), int(mask["size"][1])) for mask in masks}
+    return {(int(masks.shape[-2]), int(masks.shape[-1]))}
 
 
 def _widths(boxes: Tensor) -> Tensor:
@@ -132,7 +159,7 @@ def _moved(part: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
 _EMPTY = {
     "image": torch.zeros(0, dtype=torch.int64), "label": torch.zeros(0, dtype=torch.int64), "score": torch.zeros(0),
     "box": torch.zeros(0, 4), "area": torch.zeros(0, dtype=torch.float64), "crowd": torch.zeros(0, dtype=torch.bool),
-    "masks": None,
+    "difficult": torch.zeros(0, dtype=torch.bool), "masks": None,
 }  # fmt: skip
 
 

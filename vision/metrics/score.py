@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from vision.metrics.average_precision import Protocol as DetectionProtocol
 from vision.metrics.coco_files import read_case
-from vision.metrics.detection import coco_result
+from vision.metrics.detection_score import DetectionOptions, detection_result
 from vision.metrics.mask_files import paired_masks, panoptic_cases, read_index_mask
 from vision.metrics.panoptic import PanopticQuality
 from vision.metrics.segmentation import SegmentationScore
@@ -36,18 +35,22 @@ def main_score(
     ignore: int = 255,
     max_detections: tuple[int, ...] = (1, 10, 100),
     pycocotools_ids: bool = False,
+    protocol: str = "coco",
+    analyse: bool = False,
     style: str = "console",
 ) -> int:
     """Write the table of a task's metrics to standard output and, with `out`, the figures to that JSON file; 0.
 
     task: "detection" or "instance" (COCO ground truth and results), "semantic" (two folders of index masks), or
-    "panoptic" (two COCO panoptic JSON files beside their PNG folders). ValueError, or the system's own error for a
-    file that cannot be read, names the culprit; nothing is written then.
+    "panoptic" (two COCO panoptic JSON files beside their PNG folders). protocol, of detections: "coco", "voc" or
+    "voc_inclusive"; analyse: their curves, confusion matrix and error shares as well. pycocotools_ids: a match with
+    annotation id 0 counts as none, as there. ValueError, or the system's own error for a file that cannot be read,
+    names the culprit; nothing is written then.
     """
     notes: tuple[str, ...] = ()
     if task in ("detection", "instance"):
-        kind = "bbox" if task == "detection" else "segm"
-        result, notes = score_detections(truth_path, predictions_path, kind, max_detections, pycocotools_ids)
+        options = DetectionOptions("bbox" if task == "detection" else "segm", protocol, max_detections, analyse)
+        result, notes = score_detections(truth_path, predictions_path, options, pycocotools_ids)
     elif task == "semantic":
         result = score_semantic(truth_path, predictions_path, classes, ignore)
     elif task == "panoptic":
@@ -63,12 +66,11 @@ def main_score(
 
 
 def score_detections(
-    truth: str | Path, results: str | Path, kind: str, limits: tuple[int, ...] = (1, 10, 100), zero_ids: bool = False
+    truth: str | Path, results: str | Path, options: DetectionOptions, zero_ids: bool = False
 ) -> tuple[Result, tuple[str, ...]]:
-    """COCO AP of a results file, and notes on what was left out; kind "bbox" or "segm"."""
-    case = read_case(truth, results, kind, zero_ids)
-    protocol = DetectionProtocol(len(case.classes), case.images, kind, max_detections=tuple(sorted(limits)))
-    return coco_result(case.found, case.truth, case.classes, protocol), case.notes
+    """Figures of a COCO results file, and notes on what was left out."""
+    case = read_case(truth, results, options.kind, zero_ids)
+    return detection_result(case.found, case.truth, case.classes, case.images, options), case.notes
 
 
 def score_semantic(

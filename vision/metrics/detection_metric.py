@@ -1,0 +1,60 @@
+"""What all detection metrics share: they remember detections and ground truths, and count when asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vision.metrics.records import DetectionRecords
+from vision.structures import ClassMap, Detections, Target
+
+__all__ = ["KINDS", "DetectionMetric"]
+
+KINDS = ("bbox", "segm")
+
+
+class DetectionMetric(ABC):
+    """State of a metric over boxes (kind "bbox") or masks ("segm").
+
+    classes: names, count or ClassMap. State stays on the device of the detections; images are put in the order of
+    their ids when computing, so neither the order of updates nor their distribution over processes changes the result
+    (ids that are equal keep their order).
+    """
+
+    def __init__(self, classes: ClassMap | Sequence[str] | int, kind: str = "bbox"):
+        if kind not in KINDS:
+            raise ValueError(f"{type(self).__name__}: kind {kind!r}; expected one of {KINDS}")
+        self.classes = ClassMap.of(classes)
+        self.kind = kind
+        self.reset()
+
+    def reset(self) -> None:
+        self.records = DetectionRecords(self.kind)
+
+    def to(self, device: torch.device | str) -> DetectionMetric:
+        self.records.to(device)
+        return self
+
+    def update(self, detections: Sequence[Detections], targets: Sequence[Target]) -> None:
+        """Take in one batch: results and truth of the same images, in the same order and frame of coordinates."""
+        self.records.append(detections, targets)
+
+    def merge(self, other: DetectionMetric) -> None:
+        """Take in what another metric of the same kind and classes has seen."""
+        if (other.kind, other.classes.names) != (self.kind, self.classes.names):
+            raise ValueError(
+                f"{type(self).__name__}.merge: kind {other.kind!r} with {len(other.classes)} classes; expected "
+                f"{self.kind!r} with the same {len(self.classes)} classes"
+            )
+        self.records.extend(other.records)
+
+    def all_reduce(self) -> None:
+        """Every process of torch.distributed gets what all have seen; nothing to do without them."""
+        self.records.all_gather()
+
+    @abstractmethod
+    def compute(self) -> Any:
+        """The result over all that was taken in: `to_dict()` and `table(style)`."""
