@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vision.models import build_model
-from vision.models.faster_rcnn import build_fast_rcnn, build_faster_rcnn_c4, read_settings
+from vision.models.faster_rcnn import build_faster_rcnn_c4, read_settings
 from vision.structures import ClassMap, Targets
 
 FEW = {"per_level": 20, "proposals": 16, "train_per_level": 20, "train_proposals": 16, "roi_batch": 16}
@@ -65,10 +65,8 @@ def test_crowds_are_neither_positive_nor_negative():
     assert (without.index < 0).all()
 
 
-def test_fast_rcnn_needs_proposals_and_gives_results_for_them_alone():
-    model = build_fast_rcnn(ClassMap.of(3), **TINY).eval()
-    with pytest.raises(ValueError, match="give forward the proposals"):
-        model(IMAGES)
+def test_fast_rcnn_takes_proposals_and_gives_results_for_them_alone():
+    model = tiny("fast_rcnn")
     proposals = torch.tensor([[[4.0, 6, 44, 50], [20, 10, 60, 40], [0, 0, 9, 9]]])
     valid = torch.tensor([[True, True, False]])
     outputs = model(IMAGES, proposals=proposals, valid=valid)
@@ -78,6 +76,17 @@ def test_fast_rcnn_needs_proposals_and_gives_results_for_them_alone():
     assert len(found) == 2 * 3  # two valid regions in three classes
     losses = model.loss(model(IMAGES, make_targets(), proposals=proposals), make_targets())
     assert set(losses) == {"class", "box"}
+
+
+def test_fast_rcnn_without_proposals_slides_windows_over_the_whole_image():
+    stage = tiny("fast_rcnn", settings={**FEW, "proposals": 1000})(IMAGES).stages[0]
+    boxes = stage.boxes[0]
+    assert stage.valid.all()
+    # a 64 px image: places every 16, 32, 64, 128 and 256 px, three ratios each
+    assert len(boxes) == 3 * (16 + 4 + 1 + 1 + 1)
+    assert boxes.min() == 0
+    assert boxes.max() == 64
+    assert len(tiny("fast_rcnn")(IMAGES).stages[0].boxes[0]) == FEW["proposals"]
 
 
 def test_cascade_refines_and_asks_for_more_overlap_each_time():

@@ -67,9 +67,9 @@ class CenterNet(VisionModel):
         heat = heatmap_focal_loss(outputs.heatmap, truth, weight=counted, reduction="sum")
 
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-        limit = torch.tensor([width - 1, height - 1], device=boxes.device)
-        cell = torch.minimum(centre.floor().long().clamp(min=0), limit)  # (B, G, 2)
-        place = cell[..., 1] * width + cell[..., 0]
+        column, row = centre.floor().long().unbind(-1)
+        column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)  # (B, G)
+        cell, place = torch.stack([column, row], -1), row * width + column
         weight = wanted.unsqueeze(-1)
         sides = boxes[..., 2:] - boxes[..., :2]
         size = smooth_l1_loss(_at(outputs.size, place), sides, beta=0.0, weight=weight, reduction="sum")

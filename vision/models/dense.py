@@ -79,6 +79,8 @@ class DenseDetector(VisionModel):
     def _select(self, scores: Tensor, strides: Tensor) -> Candidates:
         if not self.candidates_per_level:
             return select_candidates(scores, self.candidates)
+        if torch.compiler.is_exporting():
+            return self._select_by_mask(scores, strides)
         counts = torch.unique_consecutive(strides, return_counts=True)[1].tolist()
         starts = [sum(counts[:i]) for i in range(len(counts))]
         levels = [select_candidates(part, self.candidates) for part in scores.split(counts, dim=1)]
@@ -87,3 +89,12 @@ class DenseDetector(VisionModel):
             torch.cat([level.places + start for level, start in zip(levels, starts)], 1),
             torch.cat([level.labels for level in levels], 1),
         )
+
+    def _select_by_mask(self, scores: Tensor, strides: Tensor) -> Candidates:
+        """The same with the places of the other levels masked: an export cannot know how many places a level has."""
+        level = torch.cat([strides.new_zeros(1), (strides.diff() != 0).to(strides.dtype)]).cumsum(0)
+        parts = [
+            select_candidates(scores.masked_fill((level != i)[:, None], -1.0), self.candidates)
+            for i in range(len(self.neck.channels))
+        ]
+        return Candidates(*(torch.cat(values, 1) for values in zip(*parts)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vision.backbones import build_backbone
 from vision.backbones.mobilenet import MOBILENETS
+from vision.heads.mask import MaskHead
 from vision.heads.roi import BoxStage, ConvBoxHead, ResNetBoxHead, TwoLayerBoxHead
 from vision.heads.rpn import RPNHead
 from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
@@ -17,7 +18,15 @@ from vision.necks.fpn import FeaturePyramid
 from vision.ops.anchors import AnchorGenerator
 from vision.structures import ClassMap
 
-__all__ = ["RECIPES", "build_fast_rcnn", "build_faster_rcnn", "build_faster_rcnn_c4", "pyramid_parts", "read_settings"]
+__all__ = [
+    "RECIPES",
+    "build_fast_rcnn",
+    "build_faster_rcnn",
+    "build_faster_rcnn_c4",
+    "pyramid_parts",
+    "read_settings",
+    "with_masks",
+]
 
 RECIPES = ("v1", "v2")
 _LARGE_TAPS = (13, 16)  # where torchvision's detector hooks MobileNetV3-large: both at stride 32
@@ -39,6 +48,12 @@ def read_settings(settings: Mapping[str, Any] | None, **defaults: Any) -> RoiSet
     nested = {key: tuple(map(tuple, settings[key])) for key in ("box_weights",) if key in settings}
     flat = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return dataclasses.replace(RoiSettings(**defaults), **{**flat, **nested})
+
+
+def _box_head(recipe: str, width: int, hidden: int) -> nn.Module:
+    if recipe == "v2":
+        return ConvBoxHead(width, width=hidden, hidden=width)
+    return TwoLayerBoxHead(width, width=hidden)
 
 
 def pyramid_parts(
@@ -68,11 +83,10 @@ def pyramid_parts(
         sizes = tuple((size,) for size in _sizes(smallest_anchor)[: len(network.channels) + 1])
     neck = FeaturePyramid(network.channels, width, extra="pool", norm="batch" if later else None)
     anchors = AnchorGenerator(sizes)
-    head = ConvBoxHead(width, width=hidden, hidden=width) if later else TwoLayerBoxHead(width, width=hidden)
     return RoiParts(
         backbone=network,
         neck=neck,
-        stages=[BoxStage(head, classes)],
+        stages=[BoxStage(_box_head(recipe, width, hidden), classes)],
         roi_strides=network.strides,
         rpn=RPNHead(width, anchors.counts[0], depth=2 if later else 1),
         anchors=anchors,
@@ -87,15 +101,32 @@ def build_faster_rcnn(
     width: int = 256,
     hidden: int = 1024,
     smallest_anchor: int = 32,
+    masks: bool = False,
+    stages: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> TwoStageDetector:
     """Faster R-CNN with a pyramid on any backbone, as torchvision's fasterrcnn_*_fpn (recipe "v1" or "v2").
 
-    `settings`: fields of `RoiSettings`; `backbone_options`: of `BackboneOptions`.
+    `masks` adds the mask head (Mask R-CNN); `stages`, the settings of several box stages with class-agnostic boxes
+    (Cascade R-CNN). `settings`: fields of `RoiSettings`; `backbone_options`: of `BackboneOptions`.
     """
+    resolved = read_settings(settings, **(stages or {}))
     parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options, smallest_anchor)
-    return TwoStageDetector(classes, parts, read_settings(settings))
+    if stages:
+        boxes = [
+            BoxStage(_box_head(recipe, width, hidden), len(classes), class_agnostic=True) for _ in resolved.stage_ious
+        ]
+        parts = dataclasses.replace(parts, stages=boxes)
+    if masks:
+        parts = with_masks(parts, len(classes), recipe, width)
+    return TwoStageDetector(classes, parts, resolved)
+
+
+def with_masks(parts: RoiParts, classes: int, recipe: str, width: int) -> RoiParts:
+    """The parts with Mask R-CNN's head beside the box stage, with norms in recipe "v2"."""
+    head = MaskHead(width, classes, norm="batch" if recipe == "v2" else None, width=width)
+    return dataclasses.replace(parts, mask_head=head)
 
 
 def build_fast_rcnn(
@@ -107,11 +138,16 @@ def build_fast_rcnn(
     settings: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> TwoStageDetector:
-    """Fast R-CNN (arXiv:1504.08083): the same without an RPN; `forward` must be given proposals."""
+    """Fast R-CNN (arXiv:1504.08083): the same without an RPN, for proposals of your own, given to `forward`.
+
+    Where none are given, sliding windows stand in for them (the paper's section 5.5): of sides 32 to 512 and three
+    ratios at every half side, evenly thinned to the number of proposals in `settings`.
+    """
     parts = pyramid_parts(len(classes), backbone, "v1", width, hidden, backbone_options)
     neck = FeaturePyramid(parts.backbone.channels, width)
+    windows = AnchorGenerator([(side,) for side in _sizes()], strides=[side // 2 for side in _sizes()])
     return TwoStageDetector(
-        classes, dataclasses.replace(parts, neck=neck, rpn=None, anchors=None), read_settings(settings)
+        classes, dataclasses.replace(parts, neck=neck, rpn=None, anchors=windows), read_settings(settings)
     )
 
 

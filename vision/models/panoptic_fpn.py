@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vision.heads.mask import MaskHead
 from vision.heads.panoptic import PyramidSemanticHead
 from vision.layers.resize import resize
 from vision.losses.classification import cross_entropy
 from vision.models.base import RoiOutputs
-from vision.models.faster_rcnn import pyramid_parts, read_settings
+from vision.models.faster_rcnn import pyramid_parts, read_settings, with_masks
 from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
 from vision.ops.panoptic import PanopticPixels, merge_panoptic
 from vision.structures import ClassMap, Detections, Targets
@@ -98,7 +97,6 @@ def build_panoptic_fpn(
 ) -> PanopticFPN:
     """Panoptic FPN on any backbone with levels 2 to 5."""
     parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options)
-    head = MaskHead(width, len(classes), norm="batch" if recipe == "v2" else None, width=width)
+    parts = with_masks(parts, len(classes), recipe, width)
     semantic = PyramidSemanticHead(len(parts.roi_strides), width, len(classes), width=max(32, width // 2))
-    parts = dataclasses.replace(parts, mask_head=head)
     return PanopticFPN(classes, parts, read_settings(settings), semantic, semantic_weight)

@@ -68,8 +68,8 @@ class RoiSettings:
 class RoiParts:
     """The modules that a two-stage detector is put together from.
 
-    `rpn` and `anchors` None: proposals are always given. `roi_strides` are the strides of the first maps of the neck,
-    those that regions are read from, `pool_size` cells on each side; masks from twice as many.
+    `rpn` None: proposals are given, or the `anchors` themselves serve as such. `roi_strides` are the strides of the
+    first maps of the neck, those that regions are read from, `pool_size` cells on each side; masks from twice as many.
     """
 
     backbone: nn.Module
@@ -133,26 +133,37 @@ class TwoStageDetector(VisionModel):
 
     def _propose(
         self, features: Sequence[Tensor], padded: tuple[int, int], size: tuple[int, int], sampling: bool
-    ) -> tuple[DenseOutputs, Tensor, Tensor]:
-        """The RPN's outputs, its best boxes (B, K, 4) clipped to `size`, and which of them are valid (B, K)."""
+    ) -> tuple[DenseOutputs | None, Tensor, Tensor]:
+        """The RPN's outputs, its best boxes (B, K, 4) clipped to `size`, and which of them are valid (B, K).
+
+        Without an RPN: windows."""
+        settings = self.settings
+        count = settings.train_proposals if sampling else settings.proposals
         if self.rpn is None:
-            raise ValueError("TwoStageDetector: this model has no RPN; give forward the proposals (B, K, 4)")
+            return None, *self._windows(len(features[0]), size, count)
         logits, deltas = self.rpn(features)
         grids = [tuple(feature.shape[-2:]) for feature in features]
         anchors, strides = self.anchors(grids, padded)
         counts = [h * w * n for (h, w), n in zip(grids, self.anchors.counts)]
-        settings = self.settings
         chosen = select_proposals(
             logits.squeeze(-1),
             decode_boxes(deltas.detach(), anchors),
             counts,
             size,
             per_level=settings.train_per_level if sampling else settings.per_level,
-            count=settings.train_proposals if sampling else settings.proposals,
+            count=count,
             iou_threshold=settings.rpn_iou_threshold,
             score_threshold=settings.rpn_score_threshold,
         )
         return DenseOutputs(logits, deltas, anchors, strides), chosen.boxes, chosen.valid
+
+    def _windows(self, batch: int, size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
+        """At most `count` windows (B, K, 4) clipped to `size`, evenly taken from those at every place, all valid."""
+        grids = [(-(-size[0] // step), -(-size[1] // step)) for step in self.anchors.strides]
+        boxes = clip_to_image(self.anchors(grids, size)[0], size)
+        places = torch.linspace(0, len(boxes) - 1, min(count, len(boxes)), device=boxes.device).long()
+        boxes = boxes[places].expand(batch, -1, 4)
+        return boxes, torch.ones_like(boxes[..., 0], dtype=torch.bool)
 
     def _sample(self, proposals: Tensor, valid: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Sampled regions (B, N, 4), positives first, and the row of the object of each (B, N); -2 in empty slots."""

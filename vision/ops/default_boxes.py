@@ -54,7 +54,6 @@ class DefaultBoxes(nn.Module):
         boxes, strides = [], []
         for number, (height, width) in enumerate(grids):
             sides = getattr(self, f"sides{number}").float()
-            size = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32, device=sides.device)
             across, down = width, height  # places in the whole image, as many as strides say where they are given
             if self.strides:
                 across, down = image_size[1] / self.strides[number], image_size[0] / self.strides[number]
@@ -62,7 +61,8 @@ class DefaultBoxes(nn.Module):
             y = (torch.arange(height, device=sides.device) + 0.5) / down
             centres = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
             centres = centres.unsqueeze(2)  # (h, w, 1, 2)
-            corners = [(centres - 0.5 * sides) * size, (centres + 0.5 * sides) * size]
-            boxes.append(torch.cat(corners, -1).reshape(-1, 4))
+            shares = torch.cat([centres - 0.5 * sides, centres + 0.5 * sides], -1)  # (h, w, A, 4)
+            x, y = shares[..., 0::2] * image_size[1], shares[..., 1::2] * image_size[0]
+            boxes.append(torch.stack([x, y], -1).reshape(-1, 4))
             strides.append(torch.full((len(boxes[-1]),), image_size[1] / across, device=sides.device))
         return torch.cat(boxes), torch.cat(strides)
