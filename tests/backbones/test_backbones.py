@@ -120,7 +120,6 @@ def test_taps_replace_levels():
         ("resnet18", {"dilation_rule": "smp"}, "uniform"),
         ("resnet18", {"width": 0.0}, "positive"),
         ("resnet18", {"drop_path": 1.0}, "drop_path"),
-        ("vgg16", {"output_stride": 8}, "32"),
     ],
 )
 def test_wrong_options_are_refused_with_the_right_ones(name, options, message):

@@ -121,6 +121,24 @@ def test_unet_variants_learn(options):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_unet_takes_options_of_its_backbone():
+    small = {"backbone": "resnet18", "backbone_options": {"width": 0.125, "levels": (2, 3, 4)}, "widths": (8, 8)}
+    model = build_model("unet", 3, **small).eval()
+    assert model.backbone.channels == (8, 16, 32)
+    assert model(torch.rand(1, 3, 33, 47)).logits.shape == (1, 3, 33, 47)
+    with pytest.raises(ValueError, match="width and depth"):
+        build_model("unet", 3, backbone_options={"width": 0.5})
+
+
+@pytest.mark.parametrize(("name", "rates"), [("deeplab_v1", 1), ("deeplab_v2", 4)])
+def test_first_deeplabs_on_vgg_have_stride_8(name, rates):
+    options = {"backbone": "vgg16", "hidden": 8, "backbone_options": {"width": 0.0625}}
+    model = build_model(name, 3, **options).eval()
+    assert model.backbone.strides == (8,)
+    assert len(model.head.head.branches) == rates
+    assert model(torch.rand(1, 3, 41, 50)).logits.shape == (1, 3, 41, 50)
+
+
 @pytest.mark.parametrize("head", ["fcn", "psp", "deeplab", "encoding"])
 def test_fastfcn_takes_every_head(head):
     options = {"backbone": "resnet18", "width": 8, "head": head, "backbone_options": {"width": 0.125}}

@@ -73,6 +73,25 @@ def test_same_features_of_the_large_ones(name):
     check(name, {}, randomise(getattr(torchvision.models, name)()))
 
 
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_vgg_is_dilated_as_in_deeplab(output_stride):
+    # section 3.1 of arXiv:1412.7062: the last pooling(s) keep the size, the convolutions behind one see every 2nd pixel
+    torch.manual_seed(0)
+    theirs = torchvision.models.vgg16().features.eval()
+    state = {f"features.{key}": value for key, value in theirs.state_dict().items()}
+    theirs[30] = nn.MaxPool2d(3, 1, padding=1)
+    if output_stride == 8:
+        theirs[23] = nn.MaxPool2d(3, 1, padding=1)
+        for index in (24, 26, 28):
+            theirs[index].dilation = theirs[index].padding = (2, 2)
+    ours = build_backbone("vgg16", output_stride=output_stride).eval()
+    load_backbone_state(ours, "vgg16", state)
+    assert ours.strides == (2, 4, 8, min(16, output_stride), output_stride)
+    x = torch.rand(1, 3, 40, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x)[-1], theirs(x))
+
+
 def test_strict_about_everything_but_the_classifier():
     theirs = torchvision.models.mobilenet_v3_small().state_dict()
     ours = build_backbone("mobilenet_v3_small")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vision.backbones.base import Backbone, BackboneOptions
+from vision.backbones.base import Backbone, BackboneOptions, plan_stages
 from vision.layers.activation import build_activation
 from vision.layers.init import initialise
 from vision.layers.norm import build_norm
@@ -28,31 +28,33 @@ VGGS = {"vgg16": VGGShape((2, 2, 3, 3, 3)), "vgg16_bn": VGGShape((2, 2, 3, 3, 3)
 class VGG(Backbone):
     """Levels 0..4 are the stages before their pooling (stride 1..16), level 5 is behind the last pooling (32).
 
-    All but level 0 are returned unless asked for. Not dilated: ValueError for an output_stride other than 32.
+    All but level 0 are returned unless asked for. With an output_stride of 8 or 16 the poolings that would exceed it
+    do not stride, but take 3x3 pixels, and every convolution after them is dilated (DeepLab, arXiv:1412.7062,
+    section 3.1).
     """
 
     def __init__(self, shape: VGGShape, options: BackboneOptions):
         super().__init__()
-        if options.output_stride != 32:
-            raise ValueError(f"VGG: output_stride {options.output_stride}; it has 32 only")
         self.levels = options.chosen_levels(range(6), default=range(1, 6))
         layers: list[nn.Module] = []
         previous, ends, channels = options.in_channels, [], []
+        plans = plan_stages([1, 2, 2, 2, 2, 2], options)  # of each stage, behind the pooling before it; and of the last
         for stage, depth in enumerate(shape.depths):
+            dilation, after = plans[stage].dilation, plans[stage + 1]
             width = min(int(64 * options.width) * 2**stage, int(512 * options.width))
             for _ in range(depth):
-                layers.append(nn.Conv2d(previous, width, 3, padding=1, bias=not shape.normed))
+                layers.append(nn.Conv2d(previous, width, 3, 1, dilation, dilation, bias=not shape.normed))
                 layers += [build_norm(options.norm, width)] if shape.normed else []
                 layers.append(build_activation(options.activation or "relu"))
                 previous = width
             ends.append(len(layers) - 1)
             channels.append(width)
-            layers.append(nn.MaxPool2d(2, 2))
+            layers.append(nn.MaxPool2d(2, 2) if after.stride == 2 else nn.MaxPool2d(3, 1, padding=1))
         ends.append(len(layers) - 1)
         channels.append(previous)
         self._ends = tuple(ends[level] for level in self.levels)
         self.channels = tuple(channels[level] for level in self.levels)
-        self.strides = tuple(2**level for level in self.levels)
+        self.strides = tuple(plans[level].total for level in self.levels)
         self.features = nn.Sequential(*layers[: self._ends[-1] + 1])
         initialise(self, options.init)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 
-__all__ = ["FCNHead", "LevelHead"]
+__all__ = ["FCNHead", "LevelHead", "auxiliary_heads"]
 
 
 class FCNHead(nn.Sequential):
@@ -37,3 +37,11 @@ class LevelHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.head(features[self.level])
+
+
+def auxiliary_heads(weight: float, channels: Sequence[int], classes: int, *, level: int = 0) -> list[LevelHead]:
+    """The auxiliary head learnt with `weight`: an FCN head on the backbone's level at index `level`; none for 0.
+
+    `channels` are those of the backbone's levels.
+    """
+    return [LevelHead(FCNHead(channels[level], classes), level)] if weight else []

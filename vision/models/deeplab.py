@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
-from vision.heads.segment import FCNHead, LevelHead
+from vision.heads.segment import LevelHead, auxiliary_heads
 from vision.layers.context import ASPP, SeparableConv, atrous_rates
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["DeepLabV3Head", "DeepLabV3PlusHead", "build_deeplab_v3", "build_deeplab_v3_plus"]
@@ -88,18 +87,14 @@ def build_deeplab_v3(
 ) -> Segmenter:
     """DeepLab v3. `rates` default to those of the output stride; `auxiliary` is the weight of an FCN head on the
     level before the deepest (0: none). `backbone_options`: see `backbones.BackboneOptions`."""
-    options = {"output_stride": output_stride, "in_channels": in_channels, **(backbone_options or {})}
-    if "taps" not in options:
-        options.setdefault("levels", (4, 5))
-    features = build_backbone(backbone, **options)
+    features = build_features(backbone, (4, 5), in_channels, backbone_options, output_stride=output_stride)
     count = logit_channels(classes, mode)
     head = DeepLabV3Head(features.channels[-1], count, rates or atrous_rates(output_stride), width=width)
-    deep = [LevelHead(FCNHead(features.channels[0], count), 0)] if auxiliary else []
     return Segmenter(
         classes,
         features,
         LevelHead(head),
-        auxiliary=deep,
+        auxiliary=auxiliary_heads(auxiliary, features.channels, count),
         auxiliary_weight=auxiliary,
         loss=loss,
         mode=mode,
@@ -126,10 +121,7 @@ def build_deeplab_v3_plus(
     `backbone_options` (see `backbones.BackboneOptions`) can name other `levels`, or `taps` of a MobileNet: its last
     1x1 convolution, made for classification, is left out with taps (3, 17) of mobilenet_v2.
     """
-    options = {"output_stride": output_stride, "in_channels": in_channels, **(backbone_options or {})}
-    if "taps" not in options:
-        options.setdefault("levels", (2, 5))
-    features = build_backbone(backbone, **options)
+    features = build_features(backbone, (2, 5), in_channels, backbone_options, output_stride=output_stride)
     head = DeepLabV3PlusHead(
         features.channels,
         logit_channels(classes, mode),

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
 from vision.heads.segment import LevelHead
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["SummedAtrousHead", "build_deeplab_v2"]
@@ -54,8 +53,10 @@ def build_deeplab_v2(
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
 ) -> Segmenter:
-    """DeepLab v2 with "ASPP-L". Its dense CRF is `ops.crf.dense_crf`, applied to the probabilities after `decode`."""
-    options = {"output_stride": output_stride, "in_channels": in_channels, "levels": (5,), **(backbone_options or {})}
-    features = build_backbone(backbone, **options)
+    """DeepLab v2 with "ASPP-L". Its dense CRF is `ops.crf.dense_crf`, applied to the probabilities after `decode`.
+
+    The paper's VGG-16 variant: `backbone` "vgg16" and `hidden` 1024.
+    """
+    features = build_features(backbone, (5,), in_channels, backbone_options, output_stride=output_stride)
     head = SummedAtrousHead(features.channels[-1], logit_channels(classes, mode), rates, hidden=hidden)
     return Segmenter(classes, features, LevelHead(head), loss=loss, mode=mode, in_channels=in_channels)

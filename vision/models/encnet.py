@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
-from vision.heads.segment import FCNHead, LevelHead
+from vision.heads.segment import auxiliary_heads
 from vision.layers.conv import ConvNormAct
 from vision.layers.encoding import Encoding
 from vision.layers.norm import Norm
 from vision.losses.classification import binary_cross_entropy
 from vision.models.base import SegmentOutputs
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap, Targets
 
 __all__ = ["EncNet", "EncodingHead", "build_encnet", "present_classes"]
@@ -87,16 +86,14 @@ def build_encnet(
     mode: str = "multiclass",
 ) -> EncNet:
     """EncNet on a dilated backbone; `auxiliary`: weight of an FCN head on level 4 (0: none; the paper: 0.2)."""
-    options = {"output_stride": output_stride, "in_channels": in_channels, "levels": (4, 5), **(backbone_options or {})}
-    features = build_backbone(backbone, **options)
+    features = build_features(backbone, (4, 5), in_channels, backbone_options, output_stride=output_stride)
     count = logit_channels(classes, mode)
     head = EncodingHead(features.channels[-1], count, width=width)
-    deep = [LevelHead(FCNHead(features.channels[0], count), 0)] if auxiliary else []
     return EncNet(
         classes,
         features,
         head,
-        auxiliary=deep,
+        auxiliary=auxiliary_heads(auxiliary, features.channels, count),
         auxiliary_weight=auxiliary,
         loss=loss,
         mode=mode,

@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from vision.backbones import build_backbone
-from vision.heads.segment import FCNHead, LevelHead
+from vision.heads.segment import FCNHead, LevelHead, auxiliary_heads
 from vision.layers.context import atrous_rates
 from vision.models.deeplab import DeepLabV3Head
 from vision.models.encnet import EncNet, EncodingHead
 from vision.models.pspnet import PSPHead
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.necks.jpu import JointPyramidUpsampling
 from vision.structures import ClassMap
 
@@ -49,17 +48,16 @@ def build_fastfcn(
 
     `auxiliary`: weight of an FCN head on level 4 of the backbone (0: none).
     """
-    features = build_backbone(backbone, levels=(3, 4, 5), in_channels=in_channels, **(backbone_options or {}))
+    features = build_features(backbone, (3, 4, 5), in_channels, backbone_options)
     neck = JointPyramidUpsampling(features.channels, width)
     count = logit_channels(classes, mode)
-    deep = [LevelHead(FCNHead(features.channels[1], count), 1)] if auxiliary else []
     network = EncNet if head == "encoding" else Segmenter
     return network(
         classes,
         features,
         _build_head(head, neck.out_channels, count, width),
         neck=neck,
-        auxiliary=deep,
+        auxiliary=auxiliary_heads(auxiliary, features.channels, count, level=1),
         auxiliary_weight=auxiliary,
         loss=loss,
         mode=mode,

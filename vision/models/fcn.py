@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
-from vision.heads.segment import FCNHead, LevelHead
+from vision.heads.segment import FCNHead, LevelHead, auxiliary_heads
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["SkipHead", "build_fcn", "build_fcn_8s", "build_fcn_16s", "build_fcn_32s"]
@@ -51,7 +50,7 @@ def _build_skip_network(
     loss: str | dict,
     mode: str,
 ) -> Segmenter:
-    features = build_backbone(backbone, levels=levels, in_channels=in_channels)
+    features = build_features(backbone, levels, in_channels)
     head = SkipHead(features.channels, logit_channels(classes, mode), hidden=hidden)
     return Segmenter(classes, features, head, loss=loss, mode=mode, in_channels=in_channels)
 
@@ -107,16 +106,13 @@ def build_fcn(
     mode: str = "multiclass",
 ) -> Segmenter:
     """torchvision's FCN: a head on the deepest level; `auxiliary`: weight of one on the level before it (0: none)."""
-    options = {"output_stride": output_stride, "in_channels": in_channels, "levels": (4, 5), **(backbone_options or {})}
-    features = build_backbone(backbone, **options)
+    features = build_features(backbone, (4, 5), in_channels, backbone_options, output_stride=output_stride)
     count = logit_channels(classes, mode)
-    head = LevelHead(FCNHead(features.channels[-1], count))
-    deep = [LevelHead(FCNHead(features.channels[0], count), 0)] if auxiliary else []
     return Segmenter(
         classes,
         features,
-        head,
-        auxiliary=deep,
+        LevelHead(FCNHead(features.channels[-1], count)),
+        auxiliary=auxiliary_heads(auxiliary, features.channels, count),
         auxiliary_weight=auxiliary,
         loss=loss,
         mode=mode,

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["LRASPPHead", "build_lraspp"]
@@ -53,9 +52,6 @@ def build_lraspp(
 ) -> Segmenter:
     """LR-ASPP on levels 3 and 5. As torchvision's with `backbone_options` {"taps": [4, 16]}: the first block of
     stride 8 rather than the last."""
-    options = {"output_stride": output_stride, "in_channels": in_channels, **(backbone_options or {})}
-    if "taps" not in options:
-        options.setdefault("levels", (3, 5))
-    features = build_backbone(backbone, **options)
+    features = build_features(backbone, (3, 5), in_channels, backbone_options, output_stride=output_stride)
     head = LRASPPHead(features.channels, logit_channels(classes, mode), width=width)
     return Segmenter(classes, features, head, loss=loss, mode=mode, in_channels=in_channels)

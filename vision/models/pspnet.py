@@ -6,12 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from vision.backbones import build_backbone
-from vision.heads.segment import FCNHead, LevelHead
+from vision.heads.segment import LevelHead, auxiliary_heads
 from vision.layers.context import PyramidPooling
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["PSPHead", "build_pspnet"]
@@ -62,8 +61,7 @@ def build_pspnet(
 ) -> Segmenter:
     """PSPNet. `level` is the one that is pooled; `auxiliary`: weight of an FCN head on the level before it (0:
     none; the paper: 0.4). `kernels`, `image_norm` None and `align_corners` make it segmentation_models.pytorch's."""
-    options = {"output_stride": output_stride, "in_channels": in_channels, **(backbone_options or {})}
-    features = build_backbone(backbone, levels=(level - 1, level) if auxiliary else (level,), **options)
+    features = build_features(backbone, (level - 1, level), in_channels, backbone_options, output_stride=output_stride)
     count = logit_channels(classes, mode)
     head = PSPHead(
         features.channels[-1],
@@ -73,12 +71,11 @@ def build_pspnet(
         image_norm=image_norm,
         align_corners=align_corners,
     )
-    deep = [LevelHead(FCNHead(features.channels[0], count), 0)] if auxiliary else []
     return Segmenter(
         classes,
         features,
         LevelHead(head),
-        auxiliary=deep,
+        auxiliary=auxiliary_heads(auxiliary, features.channels, count),
         auxiliary_weight=auxiliary,
         loss=loss,
         mode=mode,

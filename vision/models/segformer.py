@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
 from vision.layers.norm import Norm, build_norm
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["PointwiseHead", "build_segformer"]
@@ -54,6 +53,6 @@ def build_segformer(
     mode: str = "multiclass",
 ) -> Segmenter:
     """SegFormer's decoder on levels 2 to 5 of a backbone; timm's PVT v2 is the nearest there to the paper's encoder."""
-    features = build_backbone(backbone, levels=(2, 3, 4, 5), in_channels=in_channels, **(backbone_options or {}))
+    features = build_features(backbone, (2, 3, 4, 5), in_channels, backbone_options)
     head = PointwiseHead(features.channels, logit_channels(classes, mode), width=width)
     return Segmenter(classes, features, head, loss=loss, mode=mode, in_channels=in_channels, divisor=32)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vision.backbones import Backbone, build_backbone
 from vision.layers.resize import resize
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Segmentation, Targets
 
-__all__ = ["DEFAULT_LOSS", "MODES", "Segmenter", "logit_channels"]
+__all__ = ["DEFAULT_LOSS", "MODES", "Segmenter", "build_features", "logit_channels"]
 
 MODES = ("multiclass", "binary", "multilabel")
 DEFAULT_LOSS = "ce+dice"
@@ -29,6 +31,19 @@ def logit_channels(classes: ClassMap, mode: str) -> int:
     if mode == "binary" and len(classes) > 2:
         raise ValueError(f'mode "binary" is for one or two classes, not {len(classes)}; use "multiclass"')
     return 1 if mode == "binary" else len(classes)
+
+
+def build_features(
+    backbone: str, levels: Sequence[int], in_channels: int, options: Mapping[str, Any] | None = None, **defaults: Any
+) -> Backbone:
+    """A segmenter's backbone: `levels` and `defaults`, on top of them the `options` that its user gave.
+
+    Both are fields of `backbones.BackboneOptions`; `taps` among the options stand in for the levels.
+    """
+    chosen = {"in_channels": in_channels, **defaults, **(options or {})}
+    if not chosen.get("taps"):
+        chosen.setdefault("levels", tuple(levels))
+    return build_backbone(backbone, **chosen)
 
 
 class Segmenter(VisionModel):

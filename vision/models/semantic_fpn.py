@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
 from vision.layers.conv import ConvNormAct
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
 
 __all__ = ["SemanticPyramidHead", "build_semantic_fpn"]
@@ -73,7 +72,7 @@ def build_semantic_fpn(
     align_corners: bool = False,
 ) -> Segmenter:
     """Semantic FPN on levels 2 to 5 of any backbone; `align_corners` as in segmentation_models.pytorch's FPN."""
-    features = build_backbone(backbone, levels=(2, 3, 4, 5), in_channels=in_channels, **(backbone_options or {}))
+    features = build_features(backbone, (2, 3, 4, 5), in_channels, backbone_options)
     head = SemanticPyramidHead(
         features.channels, logit_channels(classes, mode), pyramid=pyramid, width=width, align_corners=align_corners
     )

@@ -6,18 +6,18 @@ Variants: residual blocks (arXiv:1711.10684), attention gates (arXiv:1804.03999)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 from vision.layers.resize import double, resize
 from vision.models.base import SegmentOutputs
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.ops.padding import centre_crop, mirror, valid_margins
 from vision.structures import ClassMap, Targets
 
@@ -200,6 +200,7 @@ def build_unet(
     valid: bool = False,
     norm: Norm = "batch",
     classifier_kernel: int = 1,
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
@@ -208,15 +209,18 @@ def build_unet(
     poolings; any other name is a backbone's.
 
     `widths`: channels of the decoder's steps, deepest first (default: the paper's, or 128, 64, 48, 24 on a backbone,
-    which ends at stride 2). `valid` convolutions need the paper's encoder.
+    which ends at stride 2; fewer steps end coarser). `valid` convolutions need the paper's encoder.
+    `backbone_options`: see `backbones.BackboneOptions`; `levels` other than 1 to 5 leave skip connections out.
     """
     if backbone == "unet":
+        if backbone_options:
+            raise ValueError('build_unet: backbone_options are for other backbones; "unet" takes width and depth')
         encoder = UNetEncoder(in_channels, width, depth, padding=0 if valid else 1, residual=residual, norm=norm)
         widths = widths or encoder.channels[-2::-1]
     elif valid:
         raise ValueError(f'build_unet: valid convolutions need backbone "unet", not {backbone!r}')
     else:
-        encoder = build_backbone(backbone, levels=(1, 2, 3, 4, 5), in_channels=in_channels, norm=norm)
+        encoder = build_features(backbone, (1, 2, 3, 4, 5), in_channels, backbone_options, norm=norm)
         widths = widths or (128, 64, 48, 24)
     decoder = UNetDecoder(
         encoder.channels,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vision.backbones import build_backbone
 from vision.layers.norm import Norm
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.models.unet import DoubleConv, UNetEncoder
 from vision.structures import ClassMap
 
@@ -52,6 +52,7 @@ def build_unet_plus_plus(
     depth: int = 4,
     deep_supervision: bool = True,
     norm: Norm = "batch",
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
@@ -61,7 +62,7 @@ def build_unet_plus_plus(
     if backbone == "unet":
         encoder = UNetEncoder(in_channels, width, depth, norm=norm)
     else:
-        encoder = build_backbone(backbone, levels=(1, 2, 3, 4, 5), in_channels=in_channels, norm=norm)
+        encoder = build_features(backbone, (1, 2, 3, 4, 5), in_channels, backbone_options, norm=norm)
     decoder = NestedDecoder(
         encoder.channels, logit_channels(classes, mode), deep_supervision=deep_supervision, norm=norm
     )
