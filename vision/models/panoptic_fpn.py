@@ -91,12 +91,13 @@ def build_panoptic_fpn(
     recipe: str = "v1",
     width: int = 256,
     hidden: int = 1024,
+    smallest_anchor: int = 32,
     semantic_weight: float = 0.5,
     settings: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> PanopticFPN:
     """Panoptic FPN on any backbone with levels 2 to 5."""
-    parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options)
+    parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options, smallest_anchor)
     parts = with_masks(parts, len(classes), recipe, width)
     semantic = PyramidSemanticHead(len(parts.roi_strides), width, len(classes), width=max(32, width // 2))
     return PanopticFPN(classes, parts, read_settings(settings), semantic, semantic_weight)
