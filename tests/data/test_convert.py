@@ -154,6 +154,43 @@ def test_masks_of_panoptic_and_of_instances(rich, tmp_path):
     assert report.losses["border between objects of a class, and box"] == 4
 
 
+@pytest.mark.parametrize("count", [3, 300])
+def test_semantic_masks_become_stuff_of_coco(tmp_path, count):
+    values = np.zeros((6, 8), np.uint8)
+    values[0, :4] = [1, 1, 2, 255]
+    values[3:, 4:] = 2
+    mask_folder(tmp_path / "a", {"x": values, "y": values * 0}, [f"c{k}" for k in range(count)])
+    report = convert(tmp_path / "a", tmp_path / "b", "coco")
+    assert not report.losses
+    ours, theirs = open_dataset(tmp_path / "a"), open_dataset(tmp_path / "b", task="semantic")
+    assert theirs.classes.names == ours.classes.names
+    assert not any(theirs.classes.things)
+    for index in range(2):
+        np.testing.assert_array_equal(ours.semantic(index), theirs.semantic(index))
+        assert ours.image(index).tolist() == theirs.image(index).tolist()
+
+
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo", "masks"])
+def test_generated_shapes_become_files(tmp_path, to):
+    spec = "shapes:count=5,size=64,seed=3"
+    report = convert(spec, tmp_path / "new", to)
+    assert {split: images for split, (images, _) in report.splits.items()} == {"train": 5, "val": 1, "test": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    task = {"masks": "semantic", "voc": "instance"}.get(to)
+    for split in ("train", "val"):
+        ours = open_dataset(spec, split, "semantic" if to == "masks" else None)
+        theirs = open_dataset(tmp_path / "new", split, task)
+        assert theirs.classes.names == ours.classes.names
+        for index in range(len(ours)):
+            np.testing.assert_array_equal(ours.image(index), theirs.image(index))
+            if to == "masks":
+                np.testing.assert_array_equal(ours.target(index, semantic=True).semantic, theirs.semantic(index))
+                continue
+            a, b = ours.target(index, masks=True), theirs.target(index, masks=True)
+            assert a.labels.tolist() == b.labels.tolist()
+            np.testing.assert_array_equal(a.masks, b.masks)
+
+
 def test_object_masks_of_voc_become_coco(segmentation, tmp_path):  # noqa: F811
     root, _ = segmentation
     convert(root, tmp_path / "new", "coco", task="instance")
@@ -183,10 +220,10 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="format 'kitti'; expected one of coco, voc, yolo, masks"):
         convert(path, tmp_path / "b", "kitti")
     masks = mask_folder(tmp_path / "m", {"a": np.ones((4, 4), np.uint8)})
-    with pytest.raises(DataError, match="which coco cannot express"):
-        convert(masks, tmp_path / "b", "coco")
-    with pytest.raises(DataError, match="generated"):
-        convert("shapes", tmp_path / "b", "coco")
+    with pytest.raises(DataError, match="which yolo cannot express; convert to masks or coco"):
+        convert(masks, tmp_path / "b", "yolo")
+    with pytest.raises(ValueError, match="'colour=3' is not understood"):
+        convert("shapes:colour=3", tmp_path / "b", "coco")
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")

@@ -9,13 +9,15 @@
 | category ids             | yes             | no                         | no                  | no              |
 | stuff of panoptic data   | no              | no                         | no                  | yes             |
 
-Whatever is not kept is counted in the report. Objects without an area are left out and counted.
+Whatever is not kept is counted in the report. Objects without an area are left out and counted. Semantic masks without
+objects become masks, or COCO's panoptic files with a segment of stuff for each class. `shapes` becomes PNG images.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +98,8 @@ def convert(
         raise DataError(f"convert: copy {copy!r}; expected link or copy")
     if destination.exists():
         raise DataError(f"{destination}: exists already and is left as it is; give the name of a new folder")
+    if str(source).partition(":")[0] == "shapes" and not Path(source).exists():
+        return _convert_generated(str(source), destination, to, split, task)
     datasets = _open_splits(source, split, to, task)
     partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -109,9 +113,17 @@ def convert(
     return report
 
 
+def _convert_generated(spec: str, destination: Path, to: str, split: str | None, task: str | None) -> ConversionReport:
+    from vision.data.write_generated import write_generated
+
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as folder:
+        files = Path(folder) / "shapes"  # the folder's name becomes the data set's
+        write_generated(spec, split, files)
+        return convert(files, destination, to, split, task="instance" if task is None and to != "masks" else task)
+
+
 def _open_splits(source: str | Path, split: str | None, to: str, task: str | None) -> dict[str, Dataset]:
-    if str(source).partition(":")[0] == "shapes" and not Path(source).exists():
-        raise DataError(f"{source}: a generated data set without files; convert one that lies on disk")
     card = find_card(source)
     names = [split_name(card, split, source)] if split else splits_present(card)
     names = [name for name in names if name in STANDARD_SPLITS] or names
@@ -124,8 +136,10 @@ def _open_splits(source: str | Path, split: str | None, to: str, task: str | Non
     tasks = next(iter(datasets.values())).tasks
     if to == "masks" and not tasks & {"semantic", "instance"}:
         raise DataError(f"{source}: boxes alone; masks need semantic or instance masks")
-    if to != "masks" and "detection" not in tasks:
-        raise DataError(f"{source}: semantic masks without objects, which {to} cannot express; convert to masks")
+    if to in ("voc", "yolo") and "detection" not in tasks:
+        raise DataError(
+            f"{source}: semantic masks without objects, which {to} cannot express; convert to masks or coco"
+        )
     return datasets
 
 
@@ -141,10 +155,12 @@ def _mask_task(source: str | Path, split: str) -> str | None:
 
 
 def _write(datasets: dict[str, Dataset], root: Path, to: str, images: ImageFiles, report: ConversionReport) -> None:
-    from vision.data.write_masks import write_masks
+    from vision.data.write_masks import write_coco_semantic, write_masks
     from vision.data.write_objects import write_coco, write_voc, write_yolo
 
     writer = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "masks": write_masks}[to]
+    if to == "coco" and not any(dataset.tasks & {"detection", "instance"} for dataset in datasets.values()):
+        writer = write_coco_semantic
     for split, dataset in datasets.items():
         objects = sum(len(dataset.target(index)) for index in range(len(dataset)))
         report.splits[split] = (len(dataset), objects)

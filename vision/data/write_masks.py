@@ -1,7 +1,8 @@
-"""Masks written as files: index PNGs of classes, and VOC's pairs of class and object palettes."""
+"""Masks written as files: index PNGs of classes, VOC's pairs of class and object palettes, COCO's panoptic PNGs."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from vision.data.segment import Segment, decode_segment
 if TYPE_CHECKING:
     from vision.data.convert import ImageFiles
 
-__all__ = ["voc_palette", "write_card", "write_masks", "write_voc_masks"]
+__all__ = ["voc_palette", "write_card", "write_coco_semantic", "write_masks", "write_voc_masks"]
 
 IGNORE = 255
 
@@ -38,6 +39,38 @@ def write_masks(dataset: Dataset, split: str, root: Path, images: ImageFiles, lo
         _save_png(folder / f"{Path(name).stem}.png", labels, len(names))
     entry = {"images": f"images/{split}", "masks": f"masks/{split}"}
     write_card(root, dataset, "masks", split, entry, classes=names, values={IGNORE: "ignore"})
+
+
+def write_coco_semantic(dataset: Dataset, split: str, root: Path, images: ImageFiles, losses: Counter) -> None:
+    """images/SPLIT/ and a panoptic file of stuff, a segment for each class of an image: annotations/panoptic_SPLIT.json
+    and its PNGs, segment id = label + 1, 0 where the pixels are ignored."""
+    from PIL import Image
+
+    folder = root / "annotations" / f"panoptic_{split}"
+    folder.mkdir(parents=True)
+    ids, names = dataset.classes.ids, dataset.classes.names
+    categories = [{"id": category, "name": name, "isthing": 0} for category, name in zip(ids, names)]
+    content: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
+    for index in range(len(dataset)):
+        name = images.place(dataset.image_path(index), root / "images" / split)
+        labels = dataset.semantic(index).astype(np.int32)
+        segments = np.where((labels < 0) | (labels >= len(ids)), 0, labels + 1)
+        height, width = labels.shape
+        stem = Path(name).stem
+        Image.fromarray(np.stack([segments % 256, segments // 256, segments * 0], -1).astype(np.uint8)).save(
+            folder / f"{stem}.png"
+        )
+        found = [_stuff(segments == segment, segment, ids) for segment in np.unique(segments[segments > 0]).tolist()]
+        content["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
+        content["annotations"].append({"image_id": index + 1, "file_name": f"{stem}.png", "segments_info": found})
+    (root / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _stuff(mask: np.ndarray, segment: int, ids: tuple[int, ...]) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+    return {"id": segment, "category_id": ids[segment - 1], "area": int(mask.sum()), "bbox": box, "iscrowd": 0}
 
 
 def _painted(dataset: Dataset, index: int, losses: Counter) -> np.ndarray:
