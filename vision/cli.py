@@ -206,7 +206,8 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--analyse", action="store_true",
-        help="objects: precision-recall curves, best scores, confusion matrix and shares of errors as well",
+        help="also, of objects: precision-recall curves, best scores, confusion matrix, shares of errors; of semantic "
+        "maps: Hausdorff distance, HD95, mean surface distance and boundary IoU",
     )  # fmt: skip
 
 

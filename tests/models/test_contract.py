@@ -57,7 +57,7 @@ SMALL = {
     "cascade_rcnn": TINY_RCNN,
     "cascade_mask_rcnn": TINY_RCNN,
     "panoptic_fpn": TINY_RCNN,
-    "multi_task": {"sharing": "soft", "pull": 0.01, "backbone": "resnet18", "width": 32, "depth": 1, **NARROW},
+    "multi_task": {"sharing": "soft", "pull": 0.01, "backbone": "resnet18", "width": 64, "depth": 1, **NARROW},
     "yolo_n": TINY_YOLO,
     "yolo_s": TINY_YOLO,
     "yolo_m": TINY_YOLO,

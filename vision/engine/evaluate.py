@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
 from vision.engine.output import JsonList, coco_results, output_folder, write_json
-from vision.metrics import DetectionOptions, DetectionScore, SegmentationScore
+from vision.metrics import DetectionOptions, DetectionScore, SegmentationScore, SurfaceDistance
 from vision.models import VisionModel
 from vision.structures import Detections, Segmentation
 
@@ -54,7 +55,12 @@ class Evaluation:
         return "# Evaluation\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(parts) + "\n"
 
 
-TITLES = {"bbox": "Boxes", "segm": "Masks", "semantic": "Semantic segmentation"}
+TITLES = {
+    "bbox": "Boxes",
+    "segm": "Masks",
+    "semantic": "Semantic segmentation",
+    "surface": "Outlines, in pixels of the source images",
+}
 
 
 def check_classes(model: VisionModel, dataset: Any) -> None:
@@ -93,10 +99,16 @@ def evaluate(
 
     Detections go to predictions.json (COCO results), semantic maps to masks/NAME.png. With several processes each
     takes every `world`-th image and the metrics are summed over all of them: nothing is seen twice; every process
-    returns the same result. protocol, analyse: of detections, as in `DetectionOptions`. ValueError
-    when the classes differ or the data set lacks what the task needs.
+    returns the same result. protocol, analyse: of detections, as in `DetectionOptions`; of semantic maps, analyse
+    measures their outlines too. ValueError when the classes differ or the data set lacks what the task needs.
     """
     check_classes(model, dataset)
+    if hasattr(model, "views"):
+        return _evaluate_tasks(
+            model, dataset, out, batch_size=batch_size, workers=workers, device=device, precision=precision,
+            max_detections=max_detections, protocol=protocol, analyse=analyse, progress=progress, rank=rank,
+            world=world,
+        )  # fmt: skip
     needed = "semantic" if model.task == "semantic" else "instance" if model.task == "instance" else "detection"
     if needed not in dataset.tasks:
         raise ValueError(
@@ -129,9 +141,20 @@ def evaluate(
     return evaluation
 
 
+def _evaluate_tasks(model: Any, dataset: Any, out: str | Path | None, **options: Any) -> Evaluation:
+    """The evaluations of a model of several tasks, each by itself, under one roof; folder `out` has one a task."""
+    with contextlib.nullcontext() if out is None else output_folder(out) as folder:
+        parts = [
+            evaluate(view, dataset, out=None if folder is None else folder / view.task, **options)
+            for view in model.views()
+        ]
+    return replace(parts[0], results={kind: result for part in parts for kind, result in part.results.items()})
+
+
 def _metrics(model: VisionModel, options: DetectionOptions) -> dict[str, Any]:
     if model.task == "semantic":
-        return {"semantic": SegmentationScore(model.classes)}
+        pixels = {"semantic": SegmentationScore(model.classes)}
+        return {**pixels, "surface": SurfaceDistance(model.classes)} if options.analyse else pixels
     kinds = ("bbox", "segm") if model.task in ("instance", "panoptic") else ("bbox",)
     return {kind: DetectionScore(model.classes, replace(options, kind=kind)) for kind in kinds}
 
@@ -145,7 +168,8 @@ def _limits(max_detections: int) -> tuple[int, ...]:
 def _update(metrics: dict[str, Any], result: Detections | Segmentation, dataset: Any, index: int) -> None:
     if "semantic" in metrics:
         truth = torch.from_numpy(dataset.target(index, semantic=True).semantic).to(result.labels.device)
-        metrics["semantic"].update(result.labels[None], truth[None].long())
+        for metric in metrics.values():
+            metric.update(result.labels[None], truth[None].long())
         return
     target = dataset.target(index, masks="segm" in metrics)
     for metric in metrics.values():

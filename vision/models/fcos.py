@@ -47,9 +47,12 @@ class FCOS(DenseDetector):
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutputs:
         images = self.prepare(images)
-        levels = self.neck(self.backbone(images))
+        return self.read(self.neck(self.backbone(images)), images.shape[-2:])
+
+    def read(self, levels: list[Tensor], size: tuple[int, int]) -> DenseOutputs:
+        """What the head says of the pyramid's `levels` of prepared images of `size` (height, width)."""
         logits, deltas, quality = self.head(levels)
-        points, strides = self._points(levels, images.shape[-2:])
+        points, strides = self._points(levels, size)
         return DenseOutputs(logits, F.relu(deltas), points, strides, quality)
 
     def _points(self, levels: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
