@@ -1,4 +1,4 @@
-"""Objects at the edge of what occurs, for each one-stage family: huge, one pixel, hundreds, crowds, a grey picture."""
+"""Objects at the edge of what occurs, for each family: huge, one pixel, hundreds, crowds, a grey picture."""
 
 import pytest
 import torch
@@ -7,6 +7,8 @@ from vision.models import build_model
 from vision.structures import Targets
 
 PYRAMID = {"backbone": "resnet18", "width": 64, "depth": 1, "backbone_options": {"width": 0.25}}
+FEW = {"train_per_level": 20, "train_proposals": 16, "per_level": 20, "proposals": 16, "roi_batch": 16}
+REGIONS = {"backbone": "resnet18", "width": 16, "hidden": 16, "settings": FEW, "backbone_options": {"width": 0.25}}
 FAMILIES = {
     "yolo_n": {"depth": 0.3, "width": 0.03},
     "retinanet_resnet50_fpn": PYRAMID,
@@ -15,6 +17,11 @@ FAMILIES = {
     "ssd300_vgg16": {"width": 0.0625},
     "ssdlite320_mobilenet_v2": {"width": 0.25},
     "centernet_resnet18": {"channels": (16, 16, 16), "width": 16, "backbone_options": {"width": 0.25}},
+    "fast_rcnn": REGIONS,
+    "faster_rcnn": REGIONS,
+    "mask_rcnn": REGIONS,
+    "cascade_rcnn": REGIONS,
+    "panoptic_fpn": REGIONS,
 }
 
 
@@ -23,15 +30,24 @@ def model_of(name):
     return build_model(name, 3, **FAMILIES[name]).eval()
 
 
-def targets_of(boxes, crowd=None):
+def targets_of(boxes, crowd=None, size=(64, 64)):
+    """Targets of one image of `size`, every object's mask filling its box."""
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(1, -1, 4)
     labels = torch.arange(boxes.shape[1])[None] % 3
     crowd = torch.zeros_like(labels, dtype=torch.bool) if crowd is None else torch.tensor([crowd])
-    return Targets(boxes, labels, torch.ones_like(crowd), crowd)
+    x, y = torch.arange(size[1]) + 0.5, torch.arange(size[0]) + 0.5
+    left, top, right, bottom = boxes[0].unsqueeze(-1).unbind(1)  # (N, 1)
+    masks = ((y > top) & (y < bottom)).unsqueeze(-1) & ((x > left) & (x < right)).unsqueeze(-2)
+    start, semantic = torch.zeros(1, dtype=torch.int64), torch.zeros(1, *size, dtype=torch.int64)
+    return Targets(boxes, labels, torch.ones_like(crowd), crowd, masks, start, semantic)
+
+
+def box_loss(losses):
+    return losses["size" if "size" in losses else "box"]
 
 
 def finite_losses(model, images, targets):
-    losses = model.loss(model(images), targets)
+    losses = model.loss(model(images, targets), targets)
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     for parameter in model.parameters():
@@ -41,8 +57,8 @@ def finite_losses(model, images, targets):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_object_as_large_as_the_image(name):
-    losses = finite_losses(model_of(name), torch.rand(1, 3, 64, 96), targets_of([[0, 0, 96, 64]]))
-    assert losses["size" if name.startswith("centernet") else "box"] > 0  # something answers for it
+    losses = finite_losses(model_of(name), torch.rand(1, 3, 64, 96), targets_of([[0, 0, 96, 64]], size=(64, 96)))
+    assert box_loss(losses) > 0  # something answers for it
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -56,22 +72,34 @@ def test_five_hundred_objects(name):
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(500, 2, generator=generator) * 80
     boxes = torch.cat([corner, corner + 2 + torch.rand(500, 2, generator=generator) * 14], 1)
-    finite_losses(model_of(name), torch.rand(1, 3, 96, 96), targets_of(boxes))
+    finite_losses(model_of(name), torch.rand(1, 3, 96, 96), targets_of(boxes, size=(96, 96)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_crowds_are_neither_objects_nor_background(name):
     model = model_of(name)
     images = torch.rand(1, 3, 64, 64)
-    outputs = model(images)
-    scored = outputs.heatmap if name.startswith("centernet") else outputs.logits
-    scored.retain_grad()
     everything = targets_of([[-500, -500, 600, 600]], crowd=[True])
-    sum(model.loss(outputs, everything).values()).backward()
-    assert scored.grad.abs().sum() == 0
+    outputs = model(images, everything)
+    scored = scores_of(outputs)
+    for logits in scored:
+        logits.retain_grad()
+    losses = model.loss(outputs, everything)
+    losses.pop("semantic", None)  # of a panoptic model: pixels, not objects
+    sum(losses.values()).backward()
+    assert all(logits.grad is None or logits.grad.abs().sum() == 0 for logits in scored)
     # beside a crowd over the left half, an object on the right still counts
-    losses = model.loss(model(images), targets_of([[0, 0, 32, 64], [36, 8, 60, 56]], crowd=[True, False]))
-    assert losses["size" if name.startswith("centernet") else "box"] > 0
+    both = targets_of([[0, 0, 32, 64], [36, 8, 60, 56]], crowd=[True, False])
+    assert box_loss(model.loss(model(images, both), both)) > 0
+
+
+def scores_of(outputs):
+    """Every tensor of class scores: a heat map, those of a dense detector, or of an RPN and the stages."""
+    if hasattr(outputs, "heatmap"):
+        return [outputs.heatmap]
+    if hasattr(outputs, "logits"):
+        return [outputs.logits]
+    return [stage.logits for stage in outputs.stages] + ([outputs.rpn.logits] if outputs.rpn else [])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
