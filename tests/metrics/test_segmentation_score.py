@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from vision.metrics import SegmentationScore, confusion_matrix
+from vision.metrics import SegmentationScore, confusion, confusion_matrix
 
 
 def score_of(predicted, truth, classes, **options):
@@ -30,8 +30,11 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("classes", [2, 7, 200])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_equals_scikit_learn(classes, dtype, device):
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_equals_scikit_learn(classes, dtype, on_host, device, monkeypatch):
+    if not on_host:  # as on a GPU
+        monkeypatch.setattr(confusion, "_counts_on_host", confusion._counts_by_codes)
     rng = np.random.default_rng(classes)
     truth, predicted = rng.integers(0, classes, (2, 3, 31, 17))
     truth[rng.random(truth.shape) < 0.1] = 255
@@ -46,6 +49,36 @@ def test_equals_scikit_learn(classes, dtype, device):
     seen = np.isin(labels, np.concatenate([truth[kept], predicted[kept]]))
     np.testing.assert_allclose(result.figures["IoU"][seen], jaccard[seen], atol=1e-12)
     np.testing.assert_allclose(result.figures["dice"][seen], f1[seen], atol=1e-12)
+    for name in ("precision", "recall"):
+        function = getattr(sklearn_metrics, f"{name}_score")
+        values = function(truth[kept], predicted[kept], labels=labels, average=None, zero_division=np.nan)
+        np.testing.assert_allclose(result.figures[name], values, atol=1e-12)
+    accuracy = sklearn_metrics.accuracy_score(truth[kept], predicted[kept])
+    assert result.figures["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    if np.isin(labels, truth[kept]).all():
+        balanced = sklearn_metrics.balanced_accuracy_score(truth[kept], predicted[kept])
+        assert result.figures["mean_accuracy"] == pytest.approx(balanced, abs=1e-12)
+    weighted = sklearn_metrics.jaccard_score(truth[kept], predicted[kept], labels=labels, average="weighted")
+    assert result.figures["FWIoU"] == pytest.approx(weighted, abs=1e-12)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
+def test_values_far_outside_of_the_classes(dtype, on_host, monkeypatch):
+    if not on_host:
+        monkeypatch.setattr(confusion, "_counts_on_host", confusion._counts_by_codes)
+    end = torch.iinfo(dtype)
+    odd = torch.tensor([end.min, -1, 2, 3, end.max, max(2, end.max - 255)], dtype=dtype)  # some end in a zero byte
+    fine = torch.tensor([0, 0, 1, 1, 1, 0], dtype=dtype)
+    assert confusion_matrix(odd, fine, 2).tolist() == [[0, 0, 3], [0, 0, 3]]
+    assert confusion_matrix(fine, odd, 2).sum() == 0
+
+
+def test_counts_of_many_pixels_are_whole(monkeypatch):
+    monkeypatch.setattr(confusion, "_AT_ONCE", 7)  # several pieces, the last one shorter
+    truth, predicted = torch.randint(0, 3, (2, 5, 9), generator=torch.Generator().manual_seed(0))
+    expected = sklearn_metrics.confusion_matrix(truth.flatten(), predicted.flatten())
+    np.testing.assert_array_equal(confusion_matrix(predicted, truth, 3)[:, :-1], expected)
 
 
 def test_class_in_neither_is_left_out_and_counted():
@@ -92,3 +125,116 @@ def test_merge_reset_and_tables():
 def test_shapes_that_differ_are_named():
     with pytest.raises(ValueError, match=r"\(1, 2\) but truth \(1, 3\)"):
         confusion_matrix(torch.zeros(1, 2), torch.zeros(1, 3), 2)
+
+
+def test_per_image_by_hand():
+    # image 1: class 0 IoU 1/2, class 1 IoU 1/2; image 2: class 0 only, IoU 1: means 3/4, 1/2; of mIoU 1/2 and 1: 3/4
+    truth, predicted = torch.tensor([[[0, 0, 1]], [[0, 0, 0]]]), torch.tensor([[[0, 1, 1]], [[0, 0, 0]]])
+    per_image, whole = SegmentationScore(2, per_image=True), SegmentationScore(2)
+    for score in (per_image, whole):
+        score.update(predicted, truth)
+    figures = per_image.compute().to_dict()
+    assert figures["averaged_over"] == "mean over 2 images"
+    assert figures["mIoU"] == 0.75
+    rows = figures["per_class"]
+    assert [rows[name]["IoU"] for name in rows] == [0.75, 0.5]
+    assert [rows[name]["images_without_IoU"] for name in rows] == [0, 1]
+    assert "mean over 2 images" in per_image.compute().table()
+    assert whole.compute().to_dict()["averaged_over"] == "over the data set"
+    assert whole.compute().to_dict()["per_class"]["class 0"]["IoU"] == 0.8
+    np.testing.assert_array_equal(per_image.compute().matrix, whole.compute().matrix)
+    assert SegmentationScore(2, per_image=True).compute().to_dict()["mIoU"] is None
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_several_labels_equal_scikit_learn(per_image, device):
+    rng = np.random.default_rng(0)
+    truth = rng.random((5, 3, 13, 11)) < np.array([0.1, 0.5, 0.9])[:, None, None]
+    predicted = np.where(rng.random(truth.shape) < 0.2, ~truth, truth)
+    hidden = rng.random(truth.shape) < 0.1
+    facts = torch.from_numpy(np.where(hidden, 255, truth)).to(device)
+    score = SegmentationScore(3, multi_label=True, per_image=per_image)
+    score.update(torch.from_numpy(predicted).to(device), facts)
+    figures = score.compute().figures
+    names = {"IoU": "jaccard_score", "dice": "f1_score", "precision": "precision_score", "recall": "recall_score"}
+    images = [[i] for i in range(5)] if per_image else [list(range(5))]
+    for name, function in names.items():
+        function = getattr(sklearn_metrics, function)
+        for label in range(3):
+            cases = [(truth[i, label], predicted[i, label], ~hidden[i, label]) for i in images]
+            expected = np.mean([function(fact[kept], guess[kept]) for fact, guess, kept in cases])
+            assert figures[name][label] == pytest.approx(expected, abs=1e-12)
+    right = np.mean([(truth == predicted)[i][~hidden[i]].mean() for i in images])
+    if not per_image:
+        counted = score.compute().matrix.sum((1, 2))
+        assert counted.tolist() == (~hidden).sum((0, 2, 3)).tolist()
+        assert figures["pixel_accuracy"] == pytest.approx(right, abs=1e-12)
+
+
+def test_binary_masks():
+    # 3 true, 3 found, 2 in common: IoU 2/4, Dice 2/3; 4 of 6 answers right
+    score = SegmentationScore(("cell",), multi_label=True)
+    score.update(torch.tensor([[[1, 1, 1, 0, 0, 0]]]), torch.tensor([[[0, 1, 1, 1, 0, 0]]]))
+    figures = score.compute().to_dict()
+    assert figures["per_class"]["cell"]["IoU"] == figures["mIoU"] == 0.5
+    assert figures["mean_dice"] == pytest.approx(2 / 3)
+    assert figures["pixel_accuracy"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_average_precision_equals_scikit_learn(several, device):
+    rng, bins = np.random.default_rng(0), 32
+    scores = rng.random((3, 4, 17, 19)).astype(np.float32)
+    truth = rng.integers(0, 3, (3, 17, 19))  # class 3 is nowhere
+    if several:
+        truth = np.stack([truth == label for label in range(4)], 1).astype(np.int64)
+    truth[rng.random(truth.shape) < 0.1] = 255
+    score = SegmentationScore(4, multi_label=several, score_bins=bins)
+    sides = [torch.from_numpy(one).to(device) for one in (np.zeros_like(truth), truth, scores)]
+    for image in range(3):
+        score.update(*(side[image : image + 1] for side in sides))
+    result = score.compute()
+    steps = np.floor(scores * bins) / bins  # many ties
+    for label in range(3):
+        fact = truth[:, label] if several else truth
+        kept = fact != 255
+        expected = sklearn_metrics.average_precision_score(
+            fact[kept] == (1 if several else label), steps[:, label][kept]
+        )
+        assert result.figures["average_precision"][label] == pytest.approx(expected, abs=1e-12)
+    figures = result.to_dict()
+    assert figures["per_class"]["class 3"]["average_precision"] is None
+    assert figures["score_bins"] == bins
+    assert figures["mean_average_precision"] == pytest.approx(result.figures["average_precision"][:3].mean())
+
+
+def test_average_precision_merges_and_resets():
+    truth, scores = torch.tensor([[[0, 1, 1]]]), torch.tensor([[[[0.9, 0.2, 1.0]], [[0.1, 0.8, 0.0]]]])
+    whole, left, right = (SegmentationScore(2, score_bins=16) for _ in range(3))
+    whole.update(scores.argmax(1), truth, scores)
+    left.update(scores.argmax(1)[..., :1], truth[..., :1], scores[..., :1])
+    right.update(scores.argmax(1)[..., 1:], truth[..., 1:], scores[..., 1:])
+    left.merge(right)
+    expected = whole.compute().figures["average_precision"]
+    np.testing.assert_array_equal(left.compute().figures["average_precision"], expected)
+    # class 0: one true pixel, second of three by score: 1/2. Class 1: 0.8 first, the other one last: (1 + 2/3) / 2
+    np.testing.assert_allclose(expected, [0.5, (1 + 2 / 3) / 2])
+    left.reset()
+    assert np.isnan(left.compute().figures["average_precision"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "update", "message"),
+    [
+        ({"per_image": True, "score_bins": 8}, None, "leave per_image out"),
+        ({"multi_label": True, "ignore": 0}, None, "expected another number"),
+        ({"score_bins": 1}, None, "1 bins; expected 2"),
+        ({"score_bins": 8}, [torch.zeros(1, 2, 2)] * 2, "no scores"),
+        ({"score_bins": 8}, [torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 3, 2, 2)], "scores"),
+        ({}, [torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, 2)], "without score_bins"),
+        ({"multi_label": True}, [torch.zeros(1, 3, 2, 2, dtype=torch.int64)] * 2, r"expected \(B, 2, H, W\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(options, update, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationScore(2, **options).update(*update)

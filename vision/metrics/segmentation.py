@@ -1,4 +1,5 @@
-"""Confusion-matrix scores of semantic segmentation: accuracy, IoU, frequency-weighted IoU, Dice, precision, recall."""
+"""Scores of semantic segmentation: accuracy, IoU, frequency-weighted IoU, Dice (F1), precision, recall, and the average
+precision of scores; of one class a pixel, or of several at once; over a data set, or image by image."""
 
 from __future__ import annotations
 
@@ -10,87 +11,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.sums import sum_over_processes
+from vision.metrics.confusion import confusion_matrix
+from vision.metrics.pixel_precision import PixelPrecision
+from vision.metrics.sums import gather_objects, sum_over_processes
 from vision.metrics.table import null_undefined, result_table
-from vision.ops.histogram import count_values
 from vision.structures import ClassMap
 
 __all__ = ["SegmentationResult", "SegmentationScore", "confusion_matrix", "segmentation_figures"]
 
-_AT_ONCE = 1 << 19  # pixels; also keeps OpenCV's float32 counts exact
 
-
-def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int = 255) -> Tensor:
-    """Pixels by true class (row) and predicted class (column): int64 (C, C + 1), on the device of `truth`.
-
-    predicted, truth of equal shape, any integer type. Pixels whose truth is `ignore` are not counted. The last column
-    takes predictions that are no class (`ignore` too): wrong, whatever the truth. A truth outside the classes that is
-    not `ignore` counts nowhere either. No sorting, no boolean indexing, no wait for the device.
-    """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"confusion_matrix: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
-    if truth.device.type == "cpu" and classes < 255:
-        counts = _counts_on_host(predicted, truth, classes)
-    else:
-        side = classes + 1  # one more for what is no class
-        codes = _narrow(truth, classes).mul_(side).add_(_narrow(predicted, classes))
-        counts = count_values(codes, side * side).view(side, side)[:-1]
-    if 0 <= ignore < classes:
-        counts[ignore] = 0
-    return counts
-
-
-def _narrow(labels: Tensor, classes: int) -> Tensor:
-    """A copy of the labels, those outside of the classes as `classes`, in the smallest type that holds the codes."""
-    small = torch.int16 if (classes + 1) ** 2 < 2**15 else torch.int32
-    if labels.dtype in (torch.int32, torch.int64):  # any other loses nothing when it is widened
-        labels = labels.clamp(-1, classes)
-    narrowed = labels.to(small, copy=True).clamp_(max=classes)
-    return narrowed if labels.dtype == torch.uint8 else narrowed.masked_fill_(narrowed < 0, classes)
-
-
-def _counts_on_host(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """The same counts by OpenCV's joint histogram of bytes, which needs no codes, a cache's fill at a time."""
-    import cv2
-
-    side = classes + 1
-    counts = np.zeros((side, side), np.float64)
-    sides = (_unsigned(truth), _unsigned(predicted))
-    for begin in range(0, truth.numel(), _AT_ONCE):
-        pair = [np.empty(len(values[begin : begin + _AT_ONCE]), np.uint8) for values in sides]
-        for values, narrow in zip(sides, pair):  # one pass: clamped as wide numbers, written as bytes
-            np.minimum(values[begin : begin + _AT_ONCE], values.dtype.type(classes), out=narrow, casting="unsafe")
-        counts += cv2.calcHist(pair, [0, 1], None, [side, side], [0, side, 0, side])
-    return torch.from_numpy(counts[:-1].astype(np.int64))
-
-
-def _unsigned(labels: Tensor) -> np.ndarray:
-    """The labels (N,) as unsigned numbers, of which the negative ones are the largest."""
-    values = labels.flatten().numpy()
-    if values.dtype in (np.int8, np.bool_):
-        values = values.astype(np.int16)
-    return values.view(f"u{values.itemsize}")
-
-
-def segmentation_figures(matrix: Tensor) -> dict[str, Tensor]:
-    """Figures of confusion matrices (..., C, C + 1), float64, NaN where undefined.
+def segmentation_figures(
+    hit: Tensor, true: Tensor, predicted: Tensor, pixels: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Figures, float64, NaN where undefined, of the pixels of each class (..., C) that are found, true, predicted.
 
     A class in neither prediction nor truth has no IoU, Dice, ... and is left out of the means; a class in one of them
-    only scores 0. Accuracy of a class (its recall) needs the class in the truth.
+    only scores 0. Accuracy of a class (its recall) needs the class in the truth, precision needs it in the prediction.
+    pixels (..., C): how many were judged, where each class is a question of its own (several labels a pixel); pixel
+    accuracy is then the share of right answers, else that of pixels with the right class.
     """
-    counts = matrix.double()
-    hit = counts.diagonal(dim1=-2, dim2=-1)
-    true, predicted = counts.sum(-1), counts.sum(-2)[..., : counts.shape[-2]]
-    union = true + predicted - hit
-    pixels = true.sum(-1)
-    iou = hit / union
-    share = torch.where(true > 0, true / pixels[..., None], 0.0)
-    dice = 2 * hit / (true + predicted)
+    hit, true, predicted = hit.double(), true.double(), predicted.double()
+    iou, dice = hit / (true + predicted - hit), 2 * hit / (true + predicted)
+    share = (true / true.sum(-1, keepdim=True)).nan_to_num()
+    right, asked = hit.sum(-1), true.sum(-1)
+    if pixels is not None:
+        asked = pixels.double().sum(-1)
+        right = asked - (true + predicted - 2 * hit).sum(-1)
     return {
-        "pixel_accuracy": hit.sum(-1) / pixels,
+        "pixel_accuracy": right / asked,
         "mean_accuracy": (hit / true).nanmean(-1),
         "mIoU": iou.nanmean(-1),
-        "FWIoU": torch.where(pixels > 0, (share * iou.nan_to_num()).sum(-1), torch.nan),
+        "FWIoU": torch.where(true.sum(-1) > 0, (share * iou.nan_to_num()).sum(-1), torch.nan),
         "mean_dice": dice.nanmean(-1),
         "IoU": iou,
         "dice": dice,
@@ -102,61 +53,156 @@ def segmentation_figures(matrix: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class SegmentationResult:
-    """Figures by name (0-dim, or (C,) by class; NaN = undefined), and the confusion matrix (C, C + 1) int64."""
+    """Figures by name (0-dim, or (C,) by class; NaN = undefined), and the counts behind them.
+
+    matrix (C, C + 1) int64, pixels by true and predicted class, the last column for none; with several labels a pixel
+    (C, 2, 2), by truth and prediction of each class. images: how many the means are over; 0 = over the data set.
+    score_bins: steps of the scores that average precision tells apart; 0 = none was asked for.
+    """
 
     classes: ClassMap
     matrix: np.ndarray
     figures: dict[str, np.ndarray]
-    averaged_over: str = "data set"
+    images: int = 0
+    undefined: np.ndarray | None = None  # (C,), with images: those without the class
+    score_bins: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The names of `vision evaluate`; undefined figures are None."""
-        overall = {name: float(value) for name, value in self.figures.items() if np.ndim(value) == 0}
-        names = [name for name, value in self.figures.items() if np.ndim(value) == 1]
+        overall: dict[str, Any] = {name: float(value) for name, value in self.figures.items() if np.ndim(value) == 0}
+        overall["averaged_over"] = f"mean over {self.images} images" if self.images else "over the data set"
+        overall["classes_without_IoU"] = int(np.isnan(self.figures["IoU"]).sum())
+        if self.score_bins:
+            overall["score_bins"] = self.score_bins
         rows = {
-            label: {name: float(self.figures[name][i]) for name in names} for i, label in enumerate(self.classes.names)
+            label: {name: float(value[i]) for name, value in self.figures.items() if np.ndim(value) == 1}
+            for i, label in enumerate(self.classes.names)
         }
-        undefined = int(np.isnan(self.figures["IoU"]).sum())
-        return null_undefined(
-            {**overall, "averaged_over": self.averaged_over, "classes_without_IoU": undefined, "per_class": rows}
-        )
+        if self.undefined is not None:
+            for row, number in zip(rows.values(), self.undefined):
+                row["images_without_IoU"] = int(number)
+        return null_undefined({**overall, "per_class": rows})
 
     def table(self, style: str = "console") -> str:
         """Overall and per-class table: "console", "markdown", "csv" or "json"."""
-        return result_table(self.to_dict(), style)
+        figures = self.to_dict()
+        return result_table(figures, style, f"figures {figures['averaged_over']}")
 
 
 class SegmentationScore:
-    """Accumulates a confusion matrix over a data set; a few KB of state on the device of its inputs.
+    """Accumulates pixel counts over a data set; a few KB of state (an image, with `per_image`), on the device of its
+    inputs.
 
     classes: names, count or ClassMap; ignore: the truth label that is not counted.
+    multi_label: each class is a question of its own (any number of classes a pixel; with one class: binary masks).
+    per_image: figures of each image, averaged over the images where they are defined, rather than of all pixels.
+    score_bins: also average precision by class, from scores rounded down to so many steps (see `PixelPrecision`).
     """
 
-    def __init__(self, classes: ClassMap | Sequence[str] | int, ignore: int = 255):
+    def __init__(
+        self,
+        classes: ClassMap | Sequence[str] | int,
+        ignore: int = 255,
+        *,
+        multi_label: bool = False,
+        per_image: bool = False,
+        score_bins: int = 0,
+    ):
+        if per_image and score_bins:
+            raise ValueError("SegmentationScore: average precision is of the whole data set; leave per_image out")
+        if multi_label and ignore in (0, 1):
+            raise ValueError(f"SegmentationScore: ignore {ignore} is an answer of multi_label; expected another number")
         self.classes = ClassMap.of(classes)
-        self.ignore = ignore
+        self.ignore, self.multi_label, self.per_image = ignore, multi_label, per_image
+        self.precision = PixelPrecision(len(self.classes), score_bins, ignore) if score_bins else None
         self.reset()
 
     def reset(self) -> None:
-        self.matrix = torch.zeros((len(self.classes), len(self.classes) + 1), dtype=torch.int64)
+        number = len(self.classes)
+        shape = (number, 2, 2) if self.multi_label else (number, number + 1)
+        self.matrix = torch.zeros(shape, dtype=torch.int64)
+        self.images: list[Tensor] = []  # (B, 3 or 4, C): rows of `_summary`, with `per_image`
+        if self.precision:
+            self.precision.reset()
 
     def to(self, device: torch.device | str) -> SegmentationScore:
         self.matrix = self.matrix.to(device)
+        self.images = [one.to(device) for one in self.images]
+        if self.precision:
+            self.precision.to(device)
         return self
 
-    def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Count predicted and truth (B, H, W), or any equal shape, of integer labels. No wait for the device."""
-        counted = confusion_matrix(predicted, truth, len(self.classes), self.ignore)
+    def update(self, predicted: Tensor, truth: Tensor, scores: Tensor | None = None) -> None:
+        """Count predicted and truth (B, H, W), integer labels; with multi_label (B, C, H, W), or (B, H, W) for one
+        class, of 0, 1 or (truth) `ignore`. scores (B, C, H, W) in [0, 1], with score_bins. No wait for the device."""
+        if predicted.shape != truth.shape:
+            raise ValueError(f"SegmentationScore: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
+        if self.precision:
+            self.precision.update(scores, truth)
+        elif scores is not None:
+            raise ValueError("SegmentationScore: scores without score_bins; give the number of steps, as 4096")
+        if self.per_image:
+            matrices = [self._count(one, other) for one, other in zip(predicted[:, None], truth[:, None])]
+            if matrices:
+                self.images.append(_summary(torch.stack(matrices)))
+            counted = sum(matrices, torch.zeros_like(self.matrix, device=truth.device))
+        else:
+            counted = self._count(predicted, truth)
         self.matrix = self.matrix.to(counted.device) + counted
 
+    def _count(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        number = len(self.classes)
+        if not self.multi_label:
+            return confusion_matrix(predicted, truth, number, self.ignore)
+        if number == 1 and truth.ndim == 3:
+            predicted, truth = predicted[:, None], truth[:, None]
+        if truth.ndim != 4 or truth.shape[1] != number:
+            raise ValueError(f"SegmentationScore: truth {tuple(truth.shape)}; expected (B, {number}, H, W)")
+        pairs = zip(predicted.unbind(1), truth.unbind(1))
+        counts = torch.stack([confusion_matrix(one, other, 2, self.ignore) for one, other in pairs])
+        counts[..., 0] += counts[..., 2]  # what is neither yes nor no does not claim the class
+        return counts[..., :2]
+
     def merge(self, other: SegmentationScore) -> None:
-        """Add what another score has counted."""
+        """Add what another score of the same settings has counted."""
         self.matrix = self.matrix + other.matrix.to(self.matrix.device)
+        self.images += other.images
+        if self.precision and other.precision:
+            self.precision.merge(other.precision)
 
     def all_reduce(self) -> None:
         """Sum over the processes of torch.distributed; nothing to do without them."""
         self.matrix = sum_over_processes(self.matrix)
+        if self.per_image:
+            self.images = [one for part in gather_objects([one.cpu() for one in self.images]) for one in part]
+        if self.precision:
+            self.precision.all_reduce()
 
     def compute(self) -> SegmentationResult:
-        figures = {name: value.numpy() for name, value in segmentation_figures(self.matrix.cpu()).items()}
-        return SegmentationResult(self.classes, self.matrix.cpu().numpy(), figures)
+        matrix = self.matrix.cpu()
+        if not self.per_image:
+            figures = segmentation_figures(*_summary(matrix[None])[0])
+            if self.precision:
+                values = self.precision.compute()
+                figures |= {"mean_average_precision": values.nanmean(), "average_precision": values}
+            bins = self.precision.bins if self.precision else 0
+            return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), score_bins=bins)
+        summary = torch.cat([one.cpu() for one in self.images] or [_summary(matrix[None])[:0]])
+        each = segmentation_figures(*summary.unbind(1))
+        undefined = each["IoU"].isnan().sum(0).numpy()
+        figures = {name: value.nanmean(0) for name, value in each.items()}
+        return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), len(summary), undefined)
+
+
+def _summary(matrices: Tensor) -> Tensor:
+    """Pixels by class that are found, true and predicted, of matrices (B, C, C + 1) -> (B, 3, C); of several labels
+    (B, C, 2, 2) -> (B, 4, C), the fourth row those that were judged."""
+    if matrices.ndim == 4:
+        true, predicted = matrices[:, :, 1].sum(-1), matrices[..., 1].sum(-1)
+        return torch.stack([matrices[:, :, 1, 1], true, predicted, matrices.sum((-2, -1))], 1)
+    hit = matrices.diagonal(dim1=-2, dim2=-1)
+    return torch.stack([hit, matrices.sum(-1), matrices.sum(-2)[:, :-1]], 1)
+
+
+def _arrays(figures: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in figures.items()}
