@@ -8,6 +8,7 @@ from layouts import mask_folder, save_image
 from PIL import Image
 
 from vision.data import DataError, open_dataset
+from vision.data.check import check_dataset
 
 
 def mask(*values, shape=(6, 8)):
@@ -124,3 +125,61 @@ def test_real_masks(real_data, name, counts):
     drawn = {"camvid": "valannot/0016E5_08159.png", "membrane": "masks/29.png"}[name]
     assert dataset.image_id(count - 1) == Path(drawn).stem
     np.testing.assert_array_equal(sample.target.semantic, np.array(Image.open(folder / drawn)))
+
+
+COLOURS = """
+name: painted
+format: masks
+splits: {train: {images: images, masks: masks}}
+classes: [sky, road]
+colours: {70 130 180: sky, 128 64 128: road, 250 170 160: road, 0 0 0: ignore}
+"""
+
+
+def painted(tmp_path, pixels, card=COLOURS):
+    colours = np.zeros((6, 8, 3), np.uint8)
+    colours.reshape(-1, 3)[: len(pixels)] = pixels
+    mask_folder(tmp_path, {"a": colours})
+    (tmp_path / "card.yaml").write_text(card)
+    return tmp_path
+
+
+def test_masks_in_colours(tmp_path):
+    pixels = [[70, 130, 180], [128, 64, 128], [250, 170, 160], [0, 0, 0]]
+    dataset = open_dataset(painted(tmp_path, pixels))
+    assert dataset.classes.names == ("sky", "road")
+    expected = np.full(48, 255)
+    expected[:4] = [0, 1, 1, 255]
+    np.testing.assert_array_equal(dataset.semantic(0).ravel(), expected)
+    assert dataset.label_counts().tolist() == [1, 2]
+    path = tmp_path / "masks" / "a.png"
+    for mode in ("RGBA", "P"):  # the same colours, stored otherwise
+        Image.open(path).convert("RGB").convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+        np.testing.assert_array_equal(open_dataset(tmp_path).semantic(0).ravel(), expected)
+
+
+def test_a_colour_without_a_class_is_named_and_checked(tmp_path):
+    folder = painted(tmp_path, [[70, 130, 180], [1, 2, 3], [255, 255, 255]])
+    with pytest.raises(DataError, match=r"a\.png: mask colour 1 2 3, 255 255 255; expected 0 0 0, 70 130 180"):
+        open_dataset(folder).semantic(0)
+    problem = next(problem for problem in check_dataset(folder) if problem.severity == "error")
+    assert problem.file.endswith("a.png")
+    assert problem.where == "2 colour(s)"
+    (folder / "card.yaml").unlink()
+    (folder / "classes.txt").write_text("sky\nroad\n")
+    with pytest.raises(DataError, match="give the `colours` of the classes in a data set card"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("128 64 128", "128 64", "'128 64'; expected red, green and blue"),
+        ("128 64 128", "128 64 300", "'128 64 300'; expected red"),
+        ("128 64 128: road", "128 64 128: rode", "colours: rode; expected ignore or one of sky, road"),
+        ("classes: [sky, road]", "", "with `classes` and without `values`"),
+    ],
+)
+def test_a_card_with_wrong_colours_is_refused(tmp_path, old, new, message):
+    with pytest.raises(DataError, match=message):
+        open_dataset(painted(tmp_path, [[0, 0, 0]], COLOURS.replace(old, new)))

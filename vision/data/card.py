@@ -12,7 +12,8 @@ A built-in card has no path: `--data NAME=FOLDER` gives it, else $VISION_DATA/NA
 Keys of a split. coco: images (folder), annotations (JSON), panoptic (JSON), panoptic_masks (folder). voc: list,
 segmentation_list. yolo: images (folder, list file, or several). masks: list (`image mask` a line), or images and masks
 (folders; with image_suffix and mask_suffix, what follows the part of the names that a pair has in common).
-masks: a value is the class of that id, 255 is ignored; `values: {value: class name or ignore}` adds to that.
+masks: a value is the class of that id, 255 is ignored; `values: {value: class name or ignore}` adds to that. Masks in
+colours: `colours: {R G B: class name or ignore}`, several for a class where it has several.
 """
 
 from __future__ import annotations
@@ -35,7 +36,19 @@ SPLIT_KEYS = {
     "yolo": {"images"},
     "masks": {"list", "images", "masks", "image_suffix", "mask_suffix"},
 }
-CARD_KEYS = {"name", "title", "format", "path", "splits", "classes", "values", "source", "licence", "download"}
+CARD_KEYS = {
+    "name",
+    "title",
+    "format",
+    "path",
+    "splits",
+    "classes",
+    "values",
+    "colours",
+    "source",
+    "licence",
+    "download",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Card:
     splits: Mapping[str, Mapping[str, Any]]
     classes: ClassMap | None = None
     values: Mapping[int, str] = field(default_factory=dict)
+    colours: Mapping[int, str] = field(default_factory=dict)  # R * 65536 + G * 256 + B
     file: str = ""
     default_split: str = "train"
 
@@ -92,6 +106,7 @@ def read_card(path: Path, root: Path | None = None, *, built_in: bool = False) -
         splits={str(split): dict(entry) for split, entry in content["splits"].items()},
         classes=class_map(path, content["classes"]) if "classes" in content else None,
         values=content.get("values", {}),
+        colours=_colours(path, content),
         file=str(path),
     )
 
@@ -126,6 +141,20 @@ def class_map(path: Path | str, content: Any) -> ClassMap:
     raise DataError(f"{path}: classes: {content!r}; expected a list of names or {{id: name}}")
 
 
+def _colours(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    """`colours` with the colour as one number; the names are checked by the reader of masks."""
+    colours = {}
+    for key, name in dict(content.get("colours", {})).items():
+        channels = str(key).replace(",", " ").split()
+        if len(channels) != 3 or not all(channel.isdecimal() and int(channel) < 256 for channel in channels):
+            raise DataError(
+                f"{path}: colours: {key!r}; expected red, green and blue from 0 to 255, as `128 64 0: road`"
+            )
+        red, green, blue = map(int, channels)
+        colours[red * 65536 + green * 256 + blue] = str(name)
+    return colours
+
+
 def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
     unknown = sorted(set(content) - CARD_KEYS)
     if unknown:
@@ -142,5 +171,8 @@ def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
         unknown = sorted(set(entry) - allowed)
         if unknown:
             raise DataError(f"{path}: split {split}: unknown key {unknown[0]!r}; expected {', '.join(sorted(allowed))}")
-    if not isinstance(content.get("values", {}), Mapping):
-        raise DataError(f"{path}: values {content['values']!r}; expected {{value: class name or ignore}}")
+    for key, form in (("values", "value"), ("colours", "R G B")):
+        if not isinstance(content.get(key, {}), Mapping):
+            raise DataError(f"{path}: {key} {content[key]!r}; expected {{{form}: class name or ignore}}")
+    if "colours" in content and ("values" in content or "classes" not in content or content["format"] != "masks"):
+        raise DataError(f"{path}: colours are for `format: masks`, with `classes` and without `values`")

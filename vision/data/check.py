@@ -4,7 +4,7 @@ Rules, each with its test. An error has to be mended before the data set can be 
 or mended; a note says how something unusual is read.
 
 error    a file that is named but missing · a truncated or unreadable image · an image of another size than annotated
-         · an unknown category, class or image id · a repeated image id · a mask value without a class · a mask of
+         · an unknown category, class or image id · a repeated image id · a mask value or colour without a class · a mask of
          another size than its image · a panoptic segment in the PNG that the JSON does not know · a split without
          annotations
 warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
@@ -30,7 +30,7 @@ import numpy as np
 
 from vision.data.card import Card
 from vision.data.dataset import Dataset
-from vision.data.image import image_size, read_index_mask
+from vision.data.image import image_size
 from vision.data.problem import DataError, Problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
 
@@ -208,9 +208,9 @@ def _mask_problems(dataset: Dataset, index: int, counts: np.ndarray) -> list[Pro
         return problems
     except DataError as error:
         where = ""
-        if dataset.class_masks is not None and "mask value" in str(error):
-            unknown = dataset.class_masks.unknown_values(read_index_mask(path))
-            where = f"{len(unknown)} value(s)"
+        for what in ("value", "colour"):
+            if dataset.class_masks is not None and f"mask {what} " in str(error):
+                where = f"{len(dataset.class_masks.unknown_values(index))} {what}(s)"
         return [Problem("error", path, where, str(error).removeprefix(f"{path}: "), "a mask that can be used")]
 
 

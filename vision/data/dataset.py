@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.data.image import read_image, read_index_mask, read_segment_ids
+from vision.data.image import read_colours, read_image, read_index_mask, read_segment_ids
 from vision.data.pack import CROWD, DEGENERATE, DIFFICULT, STUFF, Annotations, PackedText
 from vision.data.problem import DataError, Problem
 from vision.data.segment import decode_segment
@@ -22,31 +22,47 @@ class ClassMasks:
     """One file an image whose values are classes: paths N files, labels (K,) int32: value -> label.
 
     In `labels` -1 is ignored and -2 a value that the data set does not know; values of K and over are unknown too.
+    With `colours` (K,) int32, ascending, the files are in colours and a colour's value is its place in them.
     """
 
     paths: PackedText
     labels: np.ndarray
+    colours: np.ndarray | None = None
 
     def read(self, index: int, count: int) -> np.ndarray:
         """Labels (H, W): uint8 with 255 = ignore, or int32 with -1 = ignore when there are over 255 classes."""
-        values = read_index_mask(self.paths[index])
-        if values.min() < 0 or values.max() >= len(self.labels) or (self.labels[np.unique(values)] == -2).any():
-            raise DataError(self._unknown(index, values))
+        if self.colours is not None:
+            found = read_colours(self.paths[index])
+            values = np.searchsorted(self.colours, found).clip(max=len(self.colours) - 1)
+            unknown = (self.colours[values] != found).any()
+        else:
+            values = read_index_mask(self.paths[index])
+            unknown = values.min() < 0 or values.max() >= len(self.labels)
+            unknown = unknown or (self.labels[np.unique(values)] == -2).any()
+        if unknown:
+            raise DataError(self._refusal(index))
         return _as_semantic(self.labels, values, count)
 
-    def unknown_values(self, values: np.ndarray) -> list[int]:
-        present = np.unique(values)
+    def unknown_values(self, index: int) -> list[str]:
+        """The values (or colours, "R G B") in the file of an image that the data set does not know."""
+        if self.colours is not None:
+            present = np.unique(read_colours(self.paths[index]))
+            return [_spelled(colour) for colour in present[~np.isin(present, self.colours)].tolist()]
+        present = np.unique(read_index_mask(self.paths[index]))
         known = (present >= 0) & (present < len(self.labels))
         known[known] = self.labels[present[known]] != -2
-        return [int(value) for value in present[~known]]
+        return [str(value) for value in present[~known]]
 
-    def _unknown(self, index: int, values: np.ndarray) -> str:
-        unknown = ", ".join(str(v) for v in self.unknown_values(values)[:8])
-        allowed = np.flatnonzero(self.labels != -2)
-        shown = ", ".join(str(v) for v in allowed[:300]) if len(allowed) < 12 else f"{allowed[0]} to {allowed[-1]}"
+    def _refusal(self, index: int) -> str:
+        if self.colours is not None:
+            what, allowed = "mask colour", [_spelled(colour) for colour in self.colours.tolist()]
+        else:
+            what, allowed = "mask value", [str(value) for value in np.flatnonzero(self.labels != -2)]
+        unknown = ", ".join(self.unknown_values(index)[:8])
+        shown = ", ".join(allowed) if len(allowed) < 12 else f"{allowed[0]} to {allowed[-1]}"
         return (
-            f"{self.paths[index]}: mask value {unknown}; expected {shown}; "
-            "mend the mask, or give the value a class or `ignore` in a data set card"
+            f"{self.paths[index]}: {what} {unknown}; expected {shown}; "
+            f"mend the mask, or give the {what.split()[1]} a class or `ignore` in a data set card"
         )
 
 
@@ -232,6 +248,10 @@ class Dataset:
         for mask, row in zip(masks, rows):
             mask[:] = decode_segment(self.annotations.segment(row), size)
         return masks
+
+
+def _spelled(colour: int) -> str:
+    return f"{colour >> 16} {colour >> 8 & 255} {colour & 255}"
 
 
 def _as_semantic(table: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vision.data.problem import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "image_size", "read_image", "read_index_mask", "read_segment_ids"]
+__all__ = ["IMAGE_SUFFIXES", "image_size", "read_colours", "read_image", "read_index_mask", "read_segment_ids"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 _MEND = "replace the file, or take it out of the data set"
@@ -69,7 +69,7 @@ def read_index_mask(path: str | Path) -> np.ndarray:
     if pixels.ndim != 2:
         raise DataError(
             f"{path}: a mask of mode {mode} with {pixels.shape[2]} channels; expected one channel or a palette whose "
-            "values are class numbers; convert it"
+            "values are class numbers; convert it, or give the `colours` of the classes in a data set card"
         )
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
@@ -83,13 +83,22 @@ def read_segment_ids(path: str | Path) -> np.ndarray:
     return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
 
 
-def _stored(path: str | Path) -> tuple[np.ndarray, str]:
-    """Pixel values as stored and Pillow's name of the mode; OpenCV would turn a palette into colours."""
+def read_colours(path: str | Path) -> np.ndarray:
+    """The colours (H, W) int32 of an image, each as R * 65536 + G * 256 + B; alpha is dropped, palettes are applied.
+
+    DataError names the file when it is missing or unreadable.
+    """
+    channels = _stored(path, as_colours=True)[0].astype(np.int32)
+    return channels[..., 0] * 65536 + channels[..., 1] * 256 + channels[..., 2]
+
+
+def _stored(path: str | Path, as_colours: bool = False) -> tuple[np.ndarray, str]:
+    """Pixel values as stored (or as RGB) and Pillow's name of the mode; OpenCV would turn a palette into colours."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            return np.array(image), image.mode
+            return np.array(image.convert("RGB") if as_colours else image), image.mode
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such mask; {_MEND}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:

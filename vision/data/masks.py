@@ -1,7 +1,7 @@
 """Images with one mask each: a list of `image mask` lines (CamVid) or of names, or two folders with equal names.
 
 Rules. A mask has one channel or a palette; its values are class numbers, 255 is ignored, any other value without a
-class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur
+class is an error · where a card has `colours` masks are in colours, and one without a class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur
 are the classes · masks of 0 and 255 alone are binary: 255 is the second class, with a note, unless a card has `values`.
 """
 
@@ -40,6 +40,7 @@ def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
         raise DataError(
             f"{builder.problems[0].file}: {builder.problems[0].value}, nor does any other pair; check the paths"
         )
+    colours = np.array(sorted(card.colours), np.int32) if card.colours else None
     classes, table = _meaning(card, [mask for _, mask in pairs], origin, builder.problems)
     kept = []
     for (image, mask), image_id in zip(pairs, image_ids([image for image, _ in pairs])):
@@ -48,7 +49,7 @@ def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
             kept.append(mask)
         except DataError as error:
             builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
-    class_masks = ClassMasks(PackedText(kept), table)
+    class_masks = ClassMasks(PackedText(kept), table, colours)
     return Dataset(
         card.name, split, classes, ["semantic"], builder.finish(), problems=builder.problems, class_masks=class_masks
     )
@@ -61,10 +62,14 @@ def value_table(classes: ClassMap, values: Mapping[int, str], origin: str) -> np
     table[255] = -1
     table[list(classes.ids)] = np.arange(len(classes))
     for value, name in values.items():
-        if name != "ignore" and name not in classes.names:
-            raise DataError(f"{origin}: values: {value}: {name}; expected ignore or one of {', '.join(classes.names)}")
-        table[int(value)] = -1 if name == "ignore" else classes.names.index(name)
+        table[int(value)] = _label(classes, name, f"{origin}: values: {value}")
     return table
+
+
+def _label(classes: ClassMap, name: str, place: str) -> int:
+    if name != "ignore" and name not in classes.names:
+        raise DataError(f"{place}: {name}; expected ignore or one of {', '.join(classes.names)}")
+    return -1 if name == "ignore" else classes.names.index(name)
 
 
 def _pairs(card: Card, split: str) -> tuple[list[tuple[str, str]], str]:
@@ -113,6 +118,9 @@ def _folder_pairs(
 def _meaning(card: Card, masks: list[str], origin: str, problems: list[Problem]) -> tuple[ClassMap, np.ndarray]:
     """Classes and value table: stated by the card, or found in the masks."""
     classes = card.classes
+    if card.colours:
+        place = f"{card.file}: colours"
+        return classes, np.array([_label(classes, name, place) for _, name in sorted(card.colours.items())], np.int32)
     if classes is not None and card.values:
         return classes, value_table(classes, card.values, card.file)
     binary = _is_binary(masks) if classes is None or len(classes) == 2 else False
