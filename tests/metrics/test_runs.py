@@ -18,15 +18,19 @@ def random_masks(count, height, width, seed=0):
 
 
 def filled(runs):
+    return np.array(filled_each(runs))
+
+
+def filled_each(runs):
     """Bitmaps again, pixel by pixel."""
     images, first = [], 0
     for number, (height, width) in zip(runs.count.tolist(), runs.size.tolist()):
-        flat = np.zeros(height * width, bool)
+        image = np.zeros((height, width), bool)
         for i in range(first, first + number):
-            flat[runs.start[i] : runs.end[i]] = True
-        images.append(flat.reshape(width, height).T)
+            image[runs.top[i] : runs.bottom[i], runs.column[i]] = True
+        images.append(image)
         first += number
-    return np.array(images)
+    return images
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (16, 24), (33, 70)])
@@ -63,6 +67,21 @@ def test_uncompressed_lists_and_strings_mix():
     assert len(runs_from_bitmaps(torch.zeros(0, 4, 4))) == 0
 
 
+def test_too_long_runs_are_refused():
+    with pytest.raises(ValueError, match=r"mask 1 cover 7 pixels, but its size \[2, 3\] has 6"):
+        runs_from_rle([{"size": [2, 3], "counts": [0, 6]}, {"size": [2, 3], "counts": [1, 6]}])
+
+
+def test_padded_bitmaps_keep_their_own_size():
+    masks = random_masks(4, 9, 8)
+    masks[:2, 6:], masks[:2, :, 5:] = False, False
+    sizes = torch.tensor([[6, 5], [6, 5], [9, 8], [9, 8]])
+    runs = runs_from_bitmaps(torch.from_numpy(masks), sizes)
+    back = filled_each(runs)
+    assert all((image == mask[: len(image), : image.shape[1]]).all() for image, mask in zip(back, masks))
+    assert [image.shape for image in back] == [tuple(size) for size in sizes.tolist()]
+
+
 def test_intersections_equal_counting(device):
     masks = random_masks(7, 19, 23, seed=1)
     first, second = (a.ravel() for a in np.meshgrid(np.arange(7), np.arange(7)))
@@ -70,5 +89,8 @@ def test_intersections_equal_counting(device):
     pairs = (torch.from_numpy(first).to(device), torch.from_numpy(second).to(device))
     expected = [(masks[i] & masks[j]).sum() for i, j in zip(first, second)]
     assert intersections(runs, runs, *pairs).tolist() == expected
+    other = runs_from_bitmaps(torch.zeros(2, 19, 23, device=device))
+    assert intersections(other, runs, pairs[0] % 2, pairs[1]).sum() == 0
+    assert intersections(runs, other, pairs[0], pairs[1] % 2).sum() == 0
     chosen = runs.select(torch.tensor([3, 0, 3], device=device))
     assert chosen.area().tolist() == masks[[3, 0, 3]].sum((1, 2)).tolist()

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from vision.metrics.matching import Matches, match
 from vision.metrics.overlap import Found, Truth, overlapping_pairs
+from vision.metrics.runs import exclusive_sum
 
 __all__ = [
     "AREA_RANGES", "IOU_THRESHOLDS", "RECALL_THRESHOLDS", "Protocol", "Ranked", "envelope", "evaluate_detections",
-    "exclusive_sum", "hits_needed", "rank_detections",
+    "hits_needed", "rank_detections",
 ]  # fmt: skip
 
 # as the reference computes them: a float32 linspace, or arange, differs in the last bits and moves AP by up to 5e-4
@@ -211,11 +212,6 @@ def hits_needed(counted: Tensor, recalls: tuple[float, ...]) -> Tensor:
     for _ in range(2):
         needed = torch.where((needed > 0) & ((needed - 1) / number >= recall), needed - 1, needed)
     return needed.long()
-
-
-def exclusive_sum(counts: Tensor) -> Tensor:
-    """Running sum along the last axis, exclusive, with the total at the end."""
-    return torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
 
 
 def _padded(values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
 
 
 def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: str) -> Found:
-    results = sorted(results, key=lambda one: order[one["image_id"]])  # stable: the file's order within an image
+    results = _by_image(results, order)
     masks = _runs(results, images) if kind == "segm" else None
     # as pycocotools: where results carry boxes, the box decides about small, medium, large, for masks too
     by_box = kind == "bbox" or (bool(results) and bool(results[0].get("bbox")))
@@ -85,7 +86,7 @@ def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: s
 
 
 def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kind: str, zero: bool) -> Truth:
-    annotations = sorted(annotations, key=lambda one: order[one["image_id"]])
+    annotations = _by_image(annotations, order)
     masks = _runs(annotations, images) if kind == "segm" else None
     box = _floats([one["bbox"] if kind == "bbox" else (0, 0, 0, 0) for one in annotations], 4)  # unused for masks
     area = [one["area"] if "area" in one else one["bbox"][2] * one["bbox"][3] for one in annotations]
@@ -93,6 +94,14 @@ def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kin
     unmatchable = torch.tensor([zero and one.get("id") == 0 for one in annotations], dtype=torch.bool)
     difficult = torch.tensor([bool(one.get("difficult", 0)) for one in annotations], dtype=torch.bool)
     return Truth(*_places(annotations, order, labels), box, _floats(area), crowd, unmatchable, difficult, masks)
+
+
+def _by_image(entries: list[dict], order: dict) -> list[dict]:
+    """Entries by image, in the file's order within an image."""
+    places = [order[one["image_id"]] for one in entries]
+    if all(map(le, places, places[1:])):
+        return entries
+    return [entries[i] for i in sorted(range(len(entries)), key=places.__getitem__)]
 
 
 def _places(entries: list[dict], order: dict, labels: dict) -> tuple[Tensor, Tensor]:
@@ -106,7 +115,10 @@ def _floats(values: list, width: int | None = None) -> Tensor:
 
 
 def _runs(entries: list[dict], images: dict) -> Runs:
-    return runs_from_rle([_run_lengths(one["segmentation"], images[one["image_id"]]) for one in entries])
+    shapes = [one["segmentation"] for one in entries]
+    if set(map(type, shapes)) - {dict}:
+        shapes = [_run_lengths(shape, images[one["image_id"]]) for shape, one in zip(shapes, entries)]
+    return runs_from_rle(shapes)
 
 
 def _run_lengths(segmentation: list | dict, image: dict) -> dict:

@@ -6,6 +6,7 @@ Everything is float64 and follows the order of operations of pycocotools, so tha
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,44 +17,53 @@ __all__ = ["Found", "Pairs", "Truth", "box_overlap", "candidate_pairs", "mask_ov
 
 
 @dataclass(frozen=True)
-class Found:
-    """Detections of many images, flat: image (D,) int64 · label (D,) int64 · score (D,) float64 · box (D, 4) float64
-    x, y, width, height · area (D,) float64 · masks Runs of D masks, or None."""
+class _Objects:
+    """masks: Runs, or None for boxes alone; mask (N,) int64: which of them each object has (by default its own number).
+
+    Selecting moves the numbers, not the runs.
+    """
 
     image: Tensor
     label: Tensor
-    score: Tensor
-    box: Tensor
-    area: Tensor
-    masks: Runs | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks is not None and self.mask is None:
+            object.__setattr__(self, "mask", torch.arange(len(self.masks), device=self.image.device))
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def select(self, index: Tensor) -> Found:
-        chosen = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "masks"}
-        return replace(self, **chosen, masks=None if self.masks is None else self.masks.select(index))
+    def select(self, index: Tensor) -> Self:
+        """The objects that `index` (M,) names, in that order."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "masks"}
+        return replace(self, **{name: value if value is None else value[index] for name, value in columns.items()})
 
 
 @dataclass(frozen=True)
-class Truth:
+class Found(_Objects):
+    """Detections of many images, flat: image (D,) int64 · label (D,) int64 · score (D,) float64 · box (D, 4) float64
+    x, y, width, height · area (D,) float64 · masks and mask as above."""
+
+    score: Tensor
+    box: Tensor
+    area: Tensor
+    masks: Runs | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Truth(_Objects):
     """Ground truths, flat, as in `Found`; crowd (G,) bool: takes any number of detections, never counted ·
     unmatchable (G,) bool: a match with it counts as none (annotation id 0 in pycocotools) · difficult (G,) bool: what
     VOC leaves out; COCO's rules do not know it."""
 
-    image: Tensor
-    label: Tensor
     box: Tensor
     area: Tensor
     crowd: Tensor
     unmatchable: Tensor
     difficult: Tensor
     masks: Runs | None = None
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    select = Found.select
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor],
     if kind == "bbox":
         overlap = box_overlap(found.box[first], truth.box[second], crowd)
     else:
-        overlap = mask_overlap(found.masks, truth.masks, first, second, crowd, at_least)
+        overlap = mask_overlap(found.masks, truth.masks, found.mask[first], truth.mask[second], crowd, at_least)
     near = (overlap >= at_least).nonzero()[:, 0]
     return Pairs(first[near], second[near], overlap[near])
 
@@ -118,7 +128,7 @@ def mask_overlap(
     )
     bound = torch.minimum((high - low).clamp(min=0).prod(1), torch.minimum(area, other))
     hopeful = (_ratio(bound, area, other, crowd) >= at_least).nonzero()[:, 0]
-    meet = intersections(truth, found, pair_truth[hopeful], pair_found[hopeful])
+    meet = intersections(found, truth, pair_found[hopeful], pair_truth[hopeful])
     overlap = torch.zeros(len(pair_found), dtype=torch.float64, device=pair_found.device)
     overlap[hopeful] = _ratio(meet, area[hopeful], other[hopeful], crowd[hopeful])
     return overlap

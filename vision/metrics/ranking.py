@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.average_precision import envelope, exclusive_sum, hits_needed
+from vision.metrics.average_precision import envelope, hits_needed
+from vision.metrics.runs import exclusive_sum
 
 __all__ = ["Ranking", "rank_by_class"]
 

@@ -8,102 +8,151 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.runs import Runs
+from vision.metrics.runs import Runs, concatenate_runs
 
 __all__ = ["runs_from_bitmaps", "runs_from_rle"]
 
 
-def runs_from_bitmaps(masks: Tensor) -> Runs:
-    """Runs of masks (N, H, W), nonzero = foreground, on their device; one wait for the device in all.
+def runs_from_bitmaps(masks: Tensor, sizes: Tensor | None = None) -> Runs:
+    """Runs of masks (N, H, W), nonzero = foreground, on their device; a few waits for the device in all.
 
-    Rows are compared with the row above, eight pixels to a word, and only words that differ are looked into: nothing
-    is transposed. A run ends with its column.
+    Only rows with foreground are looked into; they are compared with the row above, eight pixels to a word, and only
+    words that differ are taken apart: nothing is transposed. sizes (N, 2): height and width of each mask where the
+    bitmaps were padded, with background, to a common size.
     """
     count, height, width = masks.shape
-    size = torch.tensor([height, width], device=masks.device).expand(count, 2)
+    if sizes is None:
+        sizes = torch.tensor([height, width], device=masks.device).expand(count, 2)
     if not masks.numel():
-        none = torch.zeros(0, dtype=torch.int64, device=masks.device)
-        return Runs(none, none, torch.zeros(count, dtype=torch.int64, device=masks.device), size)
-    solid = masks if masks.dtype == torch.bool else masks != 0
-    solid = torch.nn.functional.pad(solid, (0, -width % 8)).contiguous()
-    words = solid.view(torch.int64)  # (N, H, W / 8)
-    parts = [_changes(part, height) for part in words.split(max(1, (1 << 18) // (words[0].numel() + 1)))]
-    step = max(1, (1 << 18) // (words[0].numel() + 1))
-    mask = torch.cat([part[0] + i * step for i, part in enumerate(parts)])
-    row, column = (torch.cat([part[i] for part in parts]) for i in (1, 2))
-    # by mask, then column, then row; starts and ends then take turns
-    order = ((mask * solid.shape[2] + column) * (height + 1) + row).sort().values
-    owner = torch.div(order, solid.shape[2] * (height + 1), rounding_mode="floor")[0::2]
-    within = order - torch.div(order, height + 1, rounding_mode="floor") * (height + 1)
-    column = torch.div(order, height + 1, rounding_mode="floor")[0::2] - owner * solid.shape[2]
-    start, end = within[0::2] + column * height, within[1::2] + column * height
-    return Runs(start, end, torch.bincount(owner, minlength=count), size)
+        none = torch.zeros(0, dtype=torch.int32, device=masks.device)
+        return Runs(none, none, none, torch.zeros(count, dtype=torch.int64, device=masks.device), sizes)
+    solid = (masks if masks.dtype == torch.bool else masks != 0).contiguous()
+    mask, row, column = _changes(solid)
+    # by mask, then column, then row; tops and bottoms then take turns
+    order = ((mask * width + column) * (height + 1) + row).sort().values
+    place = torch.div(order, height + 1, rounding_mode="floor")
+    edge = (order - place * (height + 1)).int()
+    owner = torch.div(place[0::2], width, rounding_mode="floor")
+    column = (place[0::2] - owner * width).int()
+    return Runs(column, edge[0::2], edge[1::2], torch.bincount(owner, minlength=count), sizes)
 
 
-def _changes(words: Tensor, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask, row and column of each pixel that differs from the one above it; above and below the image is background.
-
-    words (N, H, W / 8) int64, a byte 0 or 1 for each pixel.
-    """
-    change = torch.empty((len(words), height + 1, words.shape[2]), dtype=torch.int64, device=words.device)
-    change[:, 0], change[:, height] = words[:, 0], words[:, -1]
-    torch.bitwise_xor(words[:, 1:], words[:, :-1], out=change[:, 1:height])
-    mask, row, word = (change != 0).nonzero(as_tuple=True)  # of booleans much faster than of int64
-    entry, byte = change[mask, row, word].view(torch.uint8).view(-1, 8).nonzero(as_tuple=True)
-    return mask[entry], row[entry], word[entry] * 8 + byte
+def _changes(solid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask, row and column of each pixel of (N, H, W) bool that differs from the one above it; above and below the
+    image is background."""
+    count, height, width = solid.shape
+    words = solid.view(torch.uint8 if width % 8 else torch.int64)
+    filled = words.amax(-1) > 0  # (N, H)
+    rows = filled.flatten().nonzero()[:, 0]
+    lines = torch.nn.functional.pad(solid.view(-1, width)[rows], (0, -width % 8, 0, 1))  # an empty one at the end
+    line = torch.full((count, height + 2), len(rows), device=solid.device)
+    line[:, 1:-1][filled] = torch.arange(len(rows), device=solid.device)
+    above, here = line[:, :-1], line[:, 1:]
+    mask, row = ((above < len(rows)) | (here < len(rows))).nonzero(as_tuple=True)
+    lines = lines.view(torch.int64)
+    change = lines[here[mask, row]].bitwise_xor_(lines[above[mask, row]])
+    entry, word = (change != 0).nonzero(as_tuple=True)  # of booleans much faster than of int64
+    part, byte = change[entry, word].view(torch.uint8).view(-1, 8).nonzero(as_tuple=True)
+    entry = entry[part]
+    return mask[entry], row[entry], word[part] * 8 + byte
 
 
 def runs_from_rle(masks: Sequence[dict]) -> Runs:
-    """Runs of COCO run-length dicts {"size": [h, w], "counts": list of int, bytes or str}, on the host."""
+    """Runs of COCO run-length dicts {"size": [h, w], "counts": list of int, bytes or str}, on the host.
+
+    ValueError where the lengths are more than the image has pixels.
+    """
     if not masks:
-        none = torch.zeros(0, dtype=torch.int64)
-        return Runs(none, none, none, torch.zeros((0, 2), dtype=torch.int64))
-    lengths, number = _run_lengths([mask["counts"] for mask in masks])
-    first = np.cumsum(number) - number
-    ends = np.cumsum(lengths)
-    owner = np.repeat(np.arange(len(masks)), number)
-    ends -= np.concatenate([[0], ends])[first[owner]]  # pixels of this mask up to each run's end
-    foreground = np.flatnonzero(((np.arange(len(lengths)) - first[owner]) % 2 == 1) & (lengths > 0))
-    start, end = ends[foreground] - lengths[foreground], ends[foreground]
-    count = np.bincount(owner[foreground], minlength=len(masks))
-    size = torch.tensor([list(mask["size"]) for mask in masks], dtype=torch.int64)
-    return Runs(*(torch.from_numpy(array.astype(np.int64)) for array in (start, end, count)), size)
+        none = torch.zeros(0, dtype=torch.int32)
+        return Runs(none, none, none, torch.zeros(0, dtype=torch.int64), torch.zeros((0, 2), dtype=torch.int64))
+    counts = [mask["counts"] for mask in masks]
+    packed = [isinstance(one, (str, bytes)) for one in counts]
+    if any(packed) and not all(packed):
+        order = sorted(range(len(masks)), key=packed.__getitem__)
+        number = len(masks) - sum(packed)
+        parts = [[masks[i] for i in part] for part in (order[:number], order[number:])]
+        return concatenate_runs([runs_from_rle(part) for part in parts]).select(torch.tensor(order).argsort())
+    if packed[0]:
+        values, number = _decompress(counts)
+    else:
+        values = np.concatenate([np.asarray(one, np.int32) for one in counts])
+        number = np.array([len(one) for one in counts])
+    gap, length, first = _paired(values, number, packed[0])
+    size = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)
+    return _runs_of_lengths(gap, length, first, size)
 
 
-def _run_lengths(counts: list) -> tuple[np.ndarray, np.ndarray]:
-    """Run lengths of all masks one after the other, int64, and how many each mask has."""
-    if all(isinstance(one, (str, bytes)) for one in counts):
-        return _decompress([one.encode("ascii") if isinstance(one, str) else one for one in counts])
-    lists = [_decompress([one.encode() if isinstance(one, str) else one])[0] if isinstance(one, (str, bytes)) else one
-             for one in counts]  # fmt: skip
-    return np.concatenate([np.asarray(one, np.int64) for one in lists]), np.array([len(one) for one in lists])
-
-
-def _decompress(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Run lengths in COCO's compressed strings: numbers in base 32, low digits first, 48 added to each character, 32
-    set where more follow; from the fourth number of a mask on, the difference to the number two before."""
-    digits = np.frombuffer(b"".join(texts), np.uint8) - np.uint8(48)
-    if not len(digits):
-        return digits.astype(np.int64), np.zeros(len(texts), np.int64)
+def _decompress(counts: list[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in COCO's compressed strings, int32, and how many each mask has: base 32, low digits first, 48 added to
+    each character, 32 set where more follow; the last digit's 16 is the sign."""
+    if set(map(type, counts)) == {str}:
+        text = "".join(counts).encode("ascii")
+    else:
+        text = b"".join(one.encode("ascii") if isinstance(one, str) else one for one in counts)
+    digits = np.frombuffer(text, np.uint8) - np.uint8(48)
     stop = np.flatnonzero(digits < 32)
-    start = np.concatenate([[0], stop[:-1] + 1])
-    width = stop - start + 1
-    values = (digits[start] & 31).astype(np.int64)
-    longer = np.flatnonzero(width > 1)
-    for place in range(1, int(width.max())):
-        values[longer] |= (digits[start[longer] + place] & 31).astype(np.int64) << (5 * place)
-        longer = longer[width[longer] > place + 1]
-    values -= np.where(digits[stop] & 16, np.int64(1) << (5 * width), 0)  # the sign bit of the last digit
-    text_ends = np.cumsum([len(text) for text in texts])
-    number = np.diff(np.searchsorted(stop, text_ends), prepend=0)
-    owner = np.repeat(np.arange(len(texts)), number)
-    position = np.arange(len(values)) - (np.cumsum(number) - number)[owner]
-    # two columns, each mask from a row of its own: sums down the columns undo the differences
-    rows = (number + 1) // 2
-    first_row = np.cumsum(rows) - rows
-    table = np.zeros((int(rows.sum()) + 1, 2), np.int64)
-    row = first_row[owner] + position // 2
-    table[row + 1, position % 2] = np.where(position == 0, 0, values)  # the first number starts no chain
-    table = table.cumsum(0)
-    summed = table[row + 1, position % 2] - table[first_row[owner], position % 2]
-    return np.where(position == 0, values, summed), number
+    values = (digits[stop] ^ np.uint8(16)).astype(np.int32) - 16
+    longer, place = np.flatnonzero(np.diff(stop, prepend=-1) > 1), 1
+    while len(longer):
+        values[longer] = (values[longer] << 5) | (digits[stop[longer] - place] & 31)
+        place += 1
+        longer = longer[digits[stop[longer] - place] >= 32]  # before the first character stands the last: an end
+    ends = np.searchsorted(stop, np.cumsum(list(map(len, counts))))
+    return values, np.diff(ends, prepend=0)
+
+
+def _paired(values: np.ndarray, number: np.ndarray, differences: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Background and foreground lengths (rows,) int32 that take turns, and each mask's first row (N,).
+
+    differences: from the fourth number of a mask on, values are differences to the number two before.
+    """
+    added = np.where(number == 0, 2, number % 2)
+    if added.any():
+        values = np.insert(values, np.repeat(np.cumsum(number), added), 0)
+    rows = (number + added) // 2
+    first = np.cumsum(rows) - rows
+    gap, length = values[0::2].copy(), values[1::2].copy()
+    if differences:
+        head = gap[first]  # the first number starts no chain
+        gap[first] = 0
+        _sum_within(gap, first)
+        _sum_within(length, first)
+        gap[first] = head
+        length[(first + rows - 1)[added > 0]] = 0
+    return gap, length, first
+
+
+def _sum_within(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Running sums within each mask, in place; the masks' totals."""
+    totals = np.add.reduceat(values, first)
+    values[first[1:]] -= totals[:-1]
+    np.cumsum(values, out=values)
+    return totals
+
+
+def _runs_of_lengths(gap: np.ndarray, length: np.ndarray, first: np.ndarray, size: np.ndarray) -> Runs:
+    end = gap + length
+    total = _sum_within(end, first)
+    wrong = np.flatnonzero((total > size.prod(1)) | (np.minimum.reduceat(length, first) < 0))
+    if len(wrong):
+        raise ValueError(
+            f"run lengths of mask {wrong[0]} cover {total[wrong[0]]} pixels, but its size {size[wrong[0]].tolist()} "
+            f"has {size[wrong[0]].prod()}; expected counts of background and foreground that take turns"
+        )
+    some = length > 0
+    count = np.add.reduceat(some, first, dtype=np.int64)
+    kept = np.flatnonzero(some)
+    start, end = (end - length)[kept], end[kept]
+    height = int(size[0, 0]) if (size[:, 0] == size[0, 0]).all() else np.repeat(size[:, 0].astype(np.int32), count)
+    column = (start / height).astype(np.int32)  # float64: exact enough to round down right
+    top, bottom = start - column * height, end - column * height
+    if (bottom > height).any():  # a run that goes on in the next columns: one for each
+        parts = -(-bottom // height)
+        owner = np.repeat(np.repeat(np.arange(len(count)), count), parts)
+        step = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        height = height if isinstance(height, int) else np.repeat(height, parts)
+        column, top, bottom = (np.repeat(one, parts) for one in (column, top, bottom))
+        top, bottom = np.maximum(top - step * height, 0), np.minimum(bottom - step * height, height)
+        column, count = column + step, np.bincount(owner, minlength=len(count))
+    parts = [torch.from_numpy(part.astype(np.int32)) for part in (column, top, bottom)]
+    return Runs(*parts, torch.from_numpy(count), torch.from_numpy(size))

@@ -1,26 +1,29 @@
-"""Masks as runs: the foreground of many masks as sorted intervals of pixel numbers, counted down the columns (COCO).
+"""Masks as runs: the foreground of many masks as intervals of rows, column by column.
 
-Areas, boxes and intersections of all masks are computed at once from the interval ends, on the device of the runs.
+Areas, boxes and intersections of all masks are computed at once from the intervals, on their device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-__all__ = ["Runs", "concatenate_runs", "intersections", "spans"]
+__all__ = ["Runs", "concatenate_runs", "exclusive_sum", "intersections", "spans"]
+
+ENTRIES = 1 << 16  # runs that are looked at together: what stays in the cache
 
 
 @dataclass(frozen=True)
 class Runs:
-    """N masks: start, end (R,) int64 pixel numbers x * height + y, end exclusive, rising within a mask; count (N,)
-    runs of each mask; size (N, 2) height, width of each mask's image."""
+    """N masks of R runs: rows top to bottom - 1 of a column, (R,) int32 each, by mask, column and row, without
+    overlap; count (N,) int64 runs of each mask; size (N, 2) int64 height, width of each mask's image."""
 
-    start: Tensor
-    end: Tensor
+    column: Tensor
+    top: Tensor
+    bottom: Tensor
     count: Tensor
     size: Tensor
 
@@ -28,7 +31,7 @@ class Runs:
         return len(self.count)
 
     def to(self, device: torch.device | str) -> Runs:
-        return Runs(*(getattr(self, name).to(device) for name in ("start", "end", "count", "size")))
+        return Runs(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @property
     def first(self) -> Tensor:
@@ -38,72 +41,152 @@ class Runs:
     @property
     def owner(self) -> Tensor:
         """The mask that each run belongs to (R,)."""
-        return torch.repeat_interleave(self.count)
+        return torch.repeat_interleave(self.count, output_size=len(self.column))
 
     def area(self) -> Tensor:
         """Foreground pixels of each mask (N,) int64."""
-        lengths = self.end - self.start
-        total = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
-        torch.cumsum(lengths, 0, out=total[1:])
-        return total[self.first + self.count] - total[self.first]
+        total = exclusive_sum(self.bottom - self.top)
+        first = self.first
+        return total[first + self.count] - total[first]
+
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """First column of each mask and how many there are up to its last, (N,) int64; zeros for an empty mask."""
+        if not len(self.column):
+            return torch.zeros_like(self.count), torch.zeros_like(self.count)
+        first, some = self.first, self.count > 0
+        left = torch.where(some, self.column[torch.where(some, first, 0)], 0).long()
+        right = torch.where(some, self.column[torch.where(some, first + self.count - 1, 0)], -1)
+        return left, right - left + 1
 
     def boxes(self) -> Tensor:
         """Tight boxes (N, 4) int64: x, y, width, height; zeros for an empty mask."""
-        owner, height = self.owner, self.size[:, 0][self.owner]
-        last = self.end - 1
-        left, right = self.start // height, last // height
-        crosses = right > left  # such a run touches the bottom row and the next column's top row
-        top = torch.where(crosses, 0, self.start % height)
-        bottom = torch.where(crosses, height - 1, last % height)
-        low = torch.full((len(self), 2), torch.iinfo(torch.int64).max, device=owner.device)
-        high = torch.full((len(self), 2), -1, device=owner.device)
-        index = owner[:, None].expand(-1, 2)
-        low.scatter_reduce_(0, index, torch.stack([left, top], 1), "amin")
-        high.scatter_reduce_(0, index, torch.stack([right, bottom], 1), "amax")
-        boxes = torch.cat([low, high - low + 1], 1)
-        return torch.where((self.count > 0)[:, None], boxes, 0)
+        left, width = self.columns()
+        owner = self.owner
+        top = torch.full((len(self),), torch.iinfo(torch.int32).max, dtype=torch.int32, device=owner.device)
+        top.scatter_reduce_(0, owner, self.top, "amin")
+        bottom = torch.zeros_like(top).scatter_reduce_(0, owner, self.bottom, "amax")
+        top = torch.where(self.count > 0, top, 0)
+        return torch.stack([left, top.long(), width, (bottom - top).long()], 1)
 
     def select(self, index: Tensor) -> Runs:
         """The masks that `index` (M,) names, in that order."""
         count = self.count[index]
         runs = spans(self.first[index], count)
-        return Runs(self.start[runs], self.end[runs], count, self.size[index])
+        return Runs(self.column[runs], self.top[runs], self.bottom[runs], count, self.size[index])
+
+
+def exclusive_sum(counts: Tensor) -> Tensor:
+    """Running sum along the last axis, int64, before each entry, with the total at the end."""
+    return torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
 
 
 def spans(first: Tensor, count: Tensor) -> Tensor:
     """first[0], first[0] + 1, ... count[0] of them, then those of first[1], ..."""
     shift = first - (count.cumsum(0) - count)
-    owner = torch.repeat_interleave(count)
-    return torch.arange(len(owner), device=owner.device) + shift[owner]
+    moved = torch.repeat_interleave(shift, count)
+    return moved.add_(torch.arange(len(moved), device=moved.device))
+
+
+@dataclass(frozen=True)
+class ColumnTable:
+    """The runs of masks by column: cell c of mask m stands at offset[m] + c, c from left[m] on, width[m] of them (N,).
+
+    cell (R,) of each run · number (cells,) of runs · first (cells,) run · tops, bottoms: rows of the k-th run of each
+    cell for k < 4, (cells,) int32 each, 0 where there is none.
+    """
+
+    left: Tensor
+    width: Tensor
+    offset: Tensor
+    cell: Tensor
+    number: Tensor
+    first: Tensor
+    tops: list[Tensor]
+    bottoms: list[Tensor]
+
+    @classmethod
+    def of(cls, runs: Runs) -> ColumnTable:
+        left, width = runs.columns()
+        offset = width.cumsum(0) - width - left
+        cell = runs.column + torch.repeat_interleave(offset, runs.count, output_size=len(runs.column))
+        number = torch.bincount(cell, minlength=int(width.sum()))
+        first = exclusive_sum(number)[:-1]
+        turn = torch.arange(len(cell), device=cell.device) - first[cell]
+        tops, bottoms = [], []
+        for k in range(min(int(number.max()), 4)):
+            chosen = (turn == k).nonzero()[:, 0]
+            for rows, edge in ((tops, runs.top), (bottoms, runs.bottom)):
+                rows.append(torch.zeros_like(number, dtype=torch.int32))
+                rows[-1][cell[chosen]] = edge[chosen]
+        return cls(left, width, offset, cell, number, first, tops, bottoms)
 
 
 def intersections(a: Runs, b: Runs, a_index: Tensor, b_index: Tensor) -> Tensor:
     """Pixels that mask a_index[i] of `a` and mask b_index[i] of `b` share, (P,) int64; masks of equal image size.
 
-    Each run of the first mask asks how many of the second's pixels lie before its two ends: one binary search over
-    all masks of `b` laid end to end, and one prefix sum.
+    Each run of the first mask meets those of the second in its column. Quick where `b` has fewer masks than `a`.
     """
-    extent = int(max((a.size.prod(1).max() if len(a) else 0), (b.size.prod(1).max() if len(b) else 0))) + 1
-    lengths = torch.cat([b.start.new_zeros(1), (b.end - b.start).cumsum(0)])
-    place = b.start + b.owner * extent
-    count = a.count[a_index]
-    runs, pair = spans(a.first[a_index], count), torch.repeat_interleave(count)
-    other = b_index[pair]
+    shared = torch.zeros_like(a_index)
+    if not (len(a.column) and len(b.column) and len(a_index)):
+        return shared
+    table = ColumnTable.of(b)
+    wide = int(max(a.column.max(), b.column.max())) + 2
+    place = a.owner * wide + a.column
+    left = a_index * wide + table.left[b_index]
+    low = torch.searchsorted(place, left)
+    count = torch.searchsorted(place, left + table.width[b_index]) - low
+    part = torch.div(count.cumsum(0) - count, ENTRIES, rounding_mode="floor")
+    start = 0
+    for size in torch.bincount(part).tolist():
+        chosen = slice(start, start + size)
+        start += size
+        runs = spans(low[chosen], count[chosen])
+        cell = a.column[runs] + torch.repeat_interleave(table.offset[b_index[chosen]], count[chosen])
+        pixels = _pixels_in_column(a.top[runs], a.bottom[runs], cell, b, table)
+        total = exclusive_sum(pixels)
+        stop = count[chosen].cumsum(0)
+        shared[chosen] = total[stop] - total[stop - count[chosen]]
+    return shared
 
-    b_start = lengths[b.first]
 
-    def before(pixel: Tensor) -> Tensor:
-        run = torch.searchsorted(place, pixel + other * extent, right=True) - 1  # the last run starting at or before
-        inside = run >= b.first[other]
-        run = run.clamp(min=0)
-        return torch.where(inside, lengths[run] + torch.minimum(pixel, b.end[run]) - b.start[run], b_start[other])
+def _pixels_in_column(top: Tensor, bottom: Tensor, cell: Tensor, b: Runs, table: ColumnTable) -> Tensor:
+    """Pixels that rows top to bottom - 1 (E,) share with the runs of `b` in a cell of its table (E,).
 
-    shared = before(a.end[runs]) - before(a.start[runs])
-    total = torch.cat([shared.new_zeros(1), shared.cumsum(0)])
-    stop = count.cumsum(0)
-    return total[stop] - total[stop - count]
+    One run after the other where the cell has up to four; otherwise a search for both ends in running sums.
+    """
+    shared = _overlap(top, bottom, table.tops[0][cell], table.bottoms[0][cell])
+    if len(table.tops) == 1:
+        return shared
+    number = table.number[cell]
+    for k in range(1, len(table.tops)):
+        more = (number > k).nonzero()[:, 0]
+        at = cell[more]
+        shared[more] += _overlap(top[more], bottom[more], table.tops[k][at], table.bottoms[k][at])
+    more = (number > 4).nonzero()[:, 0]
+    if len(more):
+        shared[more] = _pixels_by_search(top[more], bottom[more], cell[more], b, table)
+    return shared
+
+
+def _overlap(top: Tensor, bottom: Tensor, other_top: Tensor, other_bottom: Tensor) -> Tensor:
+    return torch.minimum(bottom, other_bottom).sub_(torch.maximum(top, other_top)).clamp_(min=0)
+
+
+def _pixels_by_search(top: Tensor, bottom: Tensor, cell: Tensor, b: Runs, table: ColumnTable) -> Tensor:
+    tall = int(b.size[:, 0].max()) + 1
+    place = table.cell * tall + b.top
+    lengths = exclusive_sum(b.bottom - b.top)
+    first = table.first[cell]
+
+    def before(row: Tensor) -> Tensor:
+        run = torch.searchsorted(place, cell * tall + row, right=True) - 1  # the last one starting at or above
+        last = run.clamp(min=0)
+        inside = lengths[last] + torch.minimum(row, b.bottom[last]) - b.top[last]
+        return torch.where(run >= first, inside, lengths[first])
+
+    return (before(bottom) - before(top)).to(torch.int32)
 
 
 def concatenate_runs(parts: Sequence[Runs]) -> Runs:
     """All masks of `parts` in one, on the device of the first."""
-    return Runs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("start", "end", "count", "size")))
+    return Runs(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Runs)))
