@@ -4,9 +4,9 @@ Rules, each with its test. An error has to be mended before the data set can be 
 or mended; a note says how something unusual is read.
 
 error    a file that is named but missing · a truncated or unreadable image · an image of another size than annotated
-         · an unknown category, class or image id · a repeated image id · a mask value or colour without a class · a mask of
-         another size than its image · a panoptic segment in the PNG that the JSON does not know · a split without
-         annotations
+         · an unknown category, class or image id · a repeated image id · a mask value or colour without a class · a
+         mask of another size than its image · a panoptic segment in the PNG that the JSON does not know · a split
+         without annotations
 warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
          (cut) · a repeated annotation id (both kept) · a ring of under 3 points (left out) · an image without a
          panoptic entry (left out) · a label file without an image (left out) · a segment without pixels · an image in

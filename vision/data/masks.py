@@ -1,8 +1,9 @@
 """Images with one mask each: a list of `image mask` lines (CamVid) or of names, or two folders with equal names.
 
 Rules. A mask has one channel or a palette; its values are class numbers, 255 is ignored, any other value without a
-class is an error · where a card has `colours` masks are in colours, and one without a class is an error · names come from the card or from classes.txt (a line a class); without them the values that occur
-are the classes · masks of 0 and 255 alone are binary: 255 is the second class, with a note, unless a card has `values`.
+class is an error · where a card has `colours` masks are in colours, and one without a class is an error · names come
+from the card or from classes.txt (a line a class); without them the values that occur are the classes · masks of 0 and
+255 alone are binary: 255 is the second class, with a note, unless a card has `values`.
 """
 
 from __future__ import annotations
