@@ -68,7 +68,7 @@ def run_demo(out: str | Path = "demo", *, say: Callable[[str], None], progress: 
     for name, run in DEMO_RUNS.items():
         say(f"\n== {run.title} ==")
         say("It starts from weights that ship with the package, trained by the same recipe for longer than a demo may")
-        say("take (13 to 17 minutes of one CPU core), and learns 1000 new images.")
+        say("take (17 and 38 minutes of one CPU core), and learns 1000 new images.")
         result = train(**FINE_TUNING, **run.settings, out=str(out / name / "run"), validate_every=10_000)
         model = load(result.weights)
         dataset = open_dataset(DATA, "test", task=model.task)
