@@ -58,7 +58,29 @@ def peer_cells(model: str) -> Run:
     return Run("bccd", {"model": model, "image_size": 320, "cpu_seconds": 720}, {"AP": 0.0, "AP50": 0.0})
 
 
+def membrane(loss: dict[str, Any]) -> Run:
+    """U-Net on membranes with a loss; distances in pixels of the images, means over images."""
+    measured = ("hd95", "hausdorff", "assd", "boundary_iou")
+    wanted = {"cell dice": 0.95, "membrane dice": 0.80, **{f"cell {name}": 0.0 for name in measured}}
+    return Run("membrane", {"recipe": "membrane", "loss": loss, "cpu_seconds": 150}, wanted)
+
+
+def shared(model: str, options: dict[str, Any]) -> Run:
+    """Detection, semantic segmentation or both on coco256 with the same backbone, heads and seconds."""
+    small = {"backbone_options": HALF, "width": 64, **({} if model == "semantic_fpn" else {"depth": 2})}
+    backbone = {"backbone": "resnet18"} if model == "multi_task" else {}
+    settings = {"model": model, "model_options": {**backbone, **small, **options}, "cpu_seconds": 200}
+    figures = {"multi_task": ("AP50", "mIoU", "pixel_accuracy"), "semantic_fpn": ("mIoU", "pixel_accuracy")}
+    return Run(
+        "coco256",
+        {**settings, "image_size": 192, "batch_size": 8, "recipe": "multi_task"},
+        dict.fromkeys(figures.get(model, ("AP50",)), 0.0),
+    )
+
+
 HALF = {"width": 0.5}
+REGION = {"cross_entropy": 1.0, "dice": 1.0}
+LRASPP = {"model": "lraspp", "model_options": {"backbone": "mobilenet_v3_large"}}
 OURS = ("bccd", "camvid_unet", "camvid_deeplab", "membrane")
 RUNS = {
     "bccd": Run(
@@ -76,11 +98,14 @@ RUNS = {
         {"recipe": "camvid_deeplab", "cpu_seconds": 600},
         {"mIoU": 0.42},
     ),
-    "membrane": Run(
-        "membrane",
-        {"recipe": "membrane", "cpu_seconds": 150},
-        {"cell dice": 0.95, "membrane dice": 0.80},
-    ),
+    "membrane": membrane(REGION),
+    "membrane_border": membrane({**REGION, "border_weight": {"w0": 10, "sigma": 5, "background": 0}}),
+    "membrane_boundary": membrane({**REGION, "boundary": {"weight": 0.02, "ramp": 30}}),
+    "camvid_lraspp": Run("camvid", {"recipe": "camvid_deeplab", **LRASPP, "cpu_seconds": 600}, {"mIoU": 0.0}),
+    "coco_multi_hard": shared("multi_task", {"sharing": "hard"}),
+    "coco_multi_soft": shared("multi_task", {"sharing": "soft"}),
+    "coco_detection": shared("fcos_resnet18_fpn", {}),
+    "coco_semantic": shared("semantic_fpn", {"backbone": "resnet18", "pyramid": 64}),
     "bccd_ssdlite": cells(0.46, "ssdlite320_mobilenet_v3_large", {"fine": True, "smallest": 0.06}),
     "bccd_faster_rcnn": cells(
         0.0,
@@ -103,6 +128,9 @@ RUNS = {
     ),
     "peer_bccd_ssdlite": peer_cells("peer_ssdlite"),
     "peer_bccd_faster_rcnn": peer_cells("peer_faster_rcnn"),
+    "peer_camvid_lraspp": Run(
+        "camvid", {"model": "peer_lraspp", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
+    ),
     "peer_camvid_unet": Run("camvid", {"model": "peer_unet", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID),
     "peer_camvid_deeplab": Run(
         "camvid", {"model": "peer_deeplab_v3_plus", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID
@@ -112,11 +140,15 @@ RUNS = {
 
 def reached(evaluation: Evaluation) -> dict[str, float]:
     """The metrics that runs are judged by, by name: the overall ones, and "CLASS METRIC"."""
-    content = evaluation.to_dict()
-    values = {name: value for name, value in content.items() if isinstance(value, int | float)}
-    for name, row in content["per_class"].items():
-        values |= {f"{name} {metric}": value for metric, value in row.items() if isinstance(value, int | float)}
-    values["classes above 0"] = sum((row.get("IoU") or row.get("AP") or 0) > 0 for row in content["per_class"].values())
+    values: dict[str, float] = {}
+    for kind, result in evaluation.results.items():
+        content = result.to_dict()
+        values |= {name: value for name, value in content.items() if isinstance(value, int | float)}
+        for name, row in content["per_class"].items():
+            values |= {f"{name} {metric}": value for metric, value in row.items() if isinstance(value, int | float)}
+        if kind in ("bbox", "semantic"):
+            scores = [row.get("IoU") or row.get("AP") or 0 for row in content["per_class"].values()]
+            values["classes above 0"] = sum(score > 0 for score in scores)
     return values
 
 
@@ -163,10 +195,11 @@ def run_once(
     result = train(**settings, data=str(data / run.data), out=str(out / "run"))
     model = vision.load(result.weights)
     dataset = vision.open_dataset(str(data / run.data), "val", task=model.task)
-    evaluation = evaluate(model, dataset, out=out / "val", progress=False)
+    evaluation = evaluate(model, dataset, out=out / "val", analyse=run.data == "membrane", progress=False)
     values = reached(evaluation)
-    if model.task != "semantic":
-        reference = box_ap_by_pycocotools(dataset, out / "val" / "predictions.json")
+    if "bbox" in evaluation.results:
+        folder = out / "val" / "detection" if model.task == "panoptic" else out / "val"
+        reference = box_ap_by_pycocotools(dataset, folder / "predictions.json")
         if abs(reference - values["AP"]) > 1e-6:
             raise RuntimeError(f"AP {values['AP']} here, {reference} by pycocotools")
     return {**values, "images per CPU second": result.images_per_cpu_second, "CPU seconds": result.cpu_seconds}

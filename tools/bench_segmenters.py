@@ -6,8 +6,8 @@ models  inference in float32, inference with our defaults (batch norms folded, c
         has it) and a training step (theirs: float32, plain cross-entropy; ours: the default loss and precision), as
         ratios of time: above 1 ours is faster.
 jpu     FastFCN's joint pyramid upsampling against a backbone dilated to stride 8: time and peak memory of a train step.
-loss    peak memory of Dice and Tversky losses, forward and backward, 8 x 19 classes x 512 x 1024 (smaller with
-        --loss-scale), beside segmentation_models.pytorch's and monai's.
+loss    peak memory of Dice, Tversky, boundary and Hausdorff losses, forward and backward, 8 x 19 classes x 512 x 1024
+        (smaller with --loss-scale), beside segmentation_models.pytorch's and monai's where these have them.
 
 On a CPU times are processor seconds of all threads, the best of a few rounds in which the two sides take turns. Peak
 memory is the growth of the resident set of a fresh process above what it held before the step; on a GPU, PyTorch's own
@@ -150,24 +150,38 @@ def train_step(name: str, settings: dict, batch: int, size: tuple[int, int], dev
     return lambda: sum(TrainStep(model)(images, targets).values()).backward()
 
 
-def loss_step(which: str, kind: str, shape: tuple[int, ...], device: str) -> Callable[[], None]:
-    """One forward and backward of a library's Dice or Tversky loss on random logits."""
-    logits = torch.randn(shape, device=device, requires_grad=True)
-    labels = torch.randint(0, shape[1], (shape[0], *shape[2:]), device=device)
-    if which == "ours":
-        from vision.losses import region
+LOSSES = {
+    "dice": ("ours", "smp", "monai"),
+    "tversky": ("ours", "smp", "monai"),
+    "boundary": ("ours",),
+    "hausdorff": ("ours", "monai"),
+}
 
-        loss = {"dice": region.dice_loss, "tversky": region.tversky_loss}[kind]
-        return lambda: loss(logits, labels).backward()
+
+def loss_step(which: str, kind: str, shape: tuple[int, ...], device: str) -> Callable[[], None]:
+    """One forward and backward of a library's loss on random logits and labels in blocks of 32 pixels."""
+    logits = torch.randn(shape, device=device, requires_grad=True)
+    coarse = torch.randint(0, shape[1], (shape[0], *(-(-side // 32) for side in shape[2:])), device=device)
+    labels = coarse.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, : shape[2], : shape[3]].contiguous()
+    criterion = _criterion(which, kind)
+    labels = labels[:, None] if which == "monai" else labels
+    return lambda: criterion(logits, labels).backward()
+
+
+def _criterion(which: str, kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if which == "ours":
+        from vision.losses import boundary, region
+
+        known = {"dice": region.dice_loss, "tversky": region.tversky_loss, "boundary": boundary.boundary_loss}
+        return {**known, "hausdorff": boundary.hausdorff_distance_loss}[kind]
     if which == "smp":
         from segmentation_models_pytorch import losses
 
-        criterion = {"dice": losses.DiceLoss, "tversky": losses.TverskyLoss}[kind]("multiclass")
-        return lambda: criterion(logits, labels).backward()
-    from monai.losses import DiceLoss, TverskyLoss
+        return {"dice": losses.DiceLoss, "tversky": losses.TverskyLoss}[kind]("multiclass")
+    from monai.losses import DiceLoss, HausdorffDTLoss, TverskyLoss
 
-    criterion = {"dice": DiceLoss, "tversky": TverskyLoss}[kind](softmax=True, to_onehot_y=True)
-    return lambda: criterion(logits, labels[:, None]).backward()
+    known = {"dice": DiceLoss, "tversky": TverskyLoss, "hausdorff": HausdorffDTLoss}
+    return known[kind](softmax=True, to_onehot_y=True)
 
 
 def main() -> None:
@@ -180,6 +194,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loss-scale", type=int, default=1, help="divides height and width of the loss's logits")
+    parser.add_argument("--losses", nargs="+", default=tuple(LOSSES), choices=tuple(LOSSES))
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     parts = options.parts or ["models", "jpu", "loss"]
@@ -199,8 +214,8 @@ def main() -> None:
     if "loss" in parts:
         shape = (8, 19, 512 // options.loss_scale, 1024 // options.loss_scale)
         print(f"\nforward and backward on {shape}, peak beyond the logits:   seconds   peak MB")
-        for kind in ("dice", "tversky"):
-            for which in ("ours", "smp", "monai"):
+        for kind in options.losses:
+            for which in LOSSES[kind]:
                 spent, peak = peak_of(loss_step, which, kind, shape, device=options.device)
                 print(f"{kind + ', ' + which:44s} {spent:10.2f} {peak:9.0f}", flush=True)
 

@@ -30,7 +30,9 @@ class PeerSegmenter(VisionModel):
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> SegmentOutputs:
         height, width = images.shape[-2:]
-        return SegmentOutputs(self.network(self.prepare(images))[..., :height, :width].float(), [])
+        logits = self.network(self.prepare(images))
+        logits = logits["out"] if isinstance(logits, dict) else logits  # torchvision's
+        return SegmentOutputs(logits[..., :height, :width].float(), [])
 
     def loss(self, outputs: SegmentOutputs, targets: Targets) -> dict[str, Tensor]:
         return {"cross_entropy": F.cross_entropy(outputs.logits, targets.semantic, ignore_index=255)}
@@ -79,6 +81,14 @@ def build_deeplab_v3_plus(classes: ClassMap, *, encoder: str = "mobilenet_v2") -
     return PeerSegmenter(classes, smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=len(classes)))
 
 
+def build_lraspp(classes: ClassMap) -> PeerSegmenter:
+    """torchvision's LR-ASPP on MobileNetV3 large, from scratch."""
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=len(classes))
+    return PeerSegmenter(classes, network)
+
+
 def build_ssdlite(classes: ClassMap) -> PeerDetector:
     """torchvision's SSDlite320 on MobileNetV3, from scratch."""
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -108,7 +118,7 @@ def build_faster_rcnn(classes: ClassMap) -> PeerDetector:
 
 
 def register() -> None:
-    """Makes the peers known to `build_model` as peer_unet, peer_deeplab_v3_plus, peer_ssdlite, peer_faster_rcnn."""
+    """Makes the peers known to `build_model`: peer_unet, peer_deeplab_v3_plus, peer_lraspp, peer_ssdlite, ..."""
     torch.manual_seed(0)
-    for name in ("unet", "deeplab_v3_plus", "ssdlite", "faster_rcnn"):
+    for name in ("unet", "deeplab_v3_plus", "lraspp", "ssdlite", "faster_rcnn"):
         MODELS[f"peer_{name}"] = f"peers:build_{name}"
