@@ -69,7 +69,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta,
         max_detections=options.max_detections, iou_threshold=options.iou, protocol=options.protocol,
-        analyse=options.analyse,
+        analyse=options.analyse, boundary=options.boundary,
     )  # fmt: skip
     print(evaluation.table())
     if options.out:
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(_command(commands, "evaluate", _evaluate, "metrics of a checkpoint on a data set: tables and JSON"))
     _add_predict(_command(commands, "predict", _predict, "run a checkpoint on images, folders, videos or a camera"))
     score = _command(commands, "score", _score, "metrics from files alone, without a model")
-    score.add_argument("--task", required=True, choices=("detection", "instance", "semantic", "panoptic"))
+    score.add_argument("--task", required=True, choices=("detection", "instance", "boundary", "semantic", "panoptic"))
     score.add_argument("truth", metavar="GROUND_TRUTH", help="COCO annotation file, or folder of masks")
     score.add_argument("predictions", metavar="PREDICTIONS", help="COCO results file, or folder of masks")
     score.add_argument("--out", help="JSON file for the metrics")
@@ -197,6 +197,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")
     parser.add_argument("--max-detections", type=_positive, default=100, help="of an image (default: %(default)s)")
     _add_protocol(parser)
+    parser.add_argument("--boundary", action="store_true", help="instances: boundary AP as well")
 
 
 def _add_protocol(parser: argparse.ArgumentParser) -> None:

@@ -153,5 +153,5 @@ def test_bad_files_are_named(truth, results, message, tmp_path):
 
 
 def test_unknown_task():
-    with pytest.raises(ValueError, match="expected detection, instance, semantic or panoptic"):
+    with pytest.raises(ValueError, match="expected detection, instance, boundary, semantic"):
         main_score("boxes", "a", "b")

@@ -16,27 +16,29 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
 from vision.engine.output import JsonList, coco_results, output_folder, write_json
-from vision.metrics import DetectionOptions, DetectionScore, SegmentationScore, SurfaceDistance
+from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
+from vision.metrics import DetectionOptions, DetectionScore, PanopticQuality, SegmentationScore, SurfaceDistance
 from vision.models import VisionModel
 from vision.structures import Detections, Segmentation
 
 __all__ = ["Evaluation", "check_classes", "evaluate"]
 
+Found = Detections | Segmentation | PanopticFound
 LOWEST_SCORE = 0.001  # an AP wants the whole precision-recall curve
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results by name ("bbox", "segm", "semantic"): what each metric's `compute` returned; and on what."""
+    """Results by name ("bbox", "segm", "panoptic", ...): what each metric's `compute` returned; and on what."""
 
     results: dict[str, Any]
     description: dict[str, Any] = field(default_factory=dict)
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The number that models are compared by, and its name: mIoU, mask AP or box AP; 0 where it is undefined."""
-        kind = "semantic" if "semantic" in self.results else "segm" if "segm" in self.results else "bbox"
-        name = "mIoU" if kind == "semantic" else "AP"
+        """The number that models are compared by, and its name: PQ, mIoU, mask AP or box AP; 0 where undefined."""
+        kind = next(kind for kind in HEADLINES if kind in self.results)
+        name = {"panoptic": "PQ", "semantic": "mIoU"}.get(kind, "AP")
         value = self.results[kind].to_dict()[name]
         return ("mask_AP" if kind == "segm" else name), float(value or 0.0)
 
@@ -55,7 +57,9 @@ class Evaluation:
         return "# Evaluation\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(parts) + "\n"
 
 
+HEADLINES = ("panoptic", "semantic", "segm", "bbox")
 TITLES = {
+    "panoptic": "Panoptic segmentation",
     "bbox": "Boxes",
     "segm": "Masks",
     "semantic": "Semantic segmentation",
@@ -91,13 +95,15 @@ def evaluate(
     iou_threshold: float | None = None,
     protocol: str = "coco",
     analyse: bool = False,
+    boundary: bool = False,
     progress: bool = True,
     rank: int = 0,
     world: int = 1,
 ) -> Evaluation:
     """Runs `model` over `dataset` and returns its metrics; with `out`, writes metrics.json, results.md and predictions.
 
-    Detections go to predictions.json (COCO results), semantic maps to masks/NAME.png. With several processes each
+    Detections go to predictions.json (COCO results), semantic maps to masks/NAME.png, panoptic ones to panoptic.json
+    and panoptic/NAME.png: a panoptic model's, where the data set has panoptic annotations. With several processes each
     takes every `world`-th image and the metrics are summed over all of them: nothing is seen twice; every process
     returns the same result. protocol, analyse: of detections, as in `DetectionOptions`; of semantic maps, analyse
     measures their outlines too. ValueError when the classes differ or the data set lacks what the task needs.
@@ -117,10 +123,13 @@ def evaluate(
     options = {} if model.task == "semantic" else {"score_threshold": LOWEST_SCORE, "max_detections": max_detections}
     if iou_threshold is not None and model.task != "semantic":
         options["iou_threshold"] = iou_threshold
-    inference = Inference(model, device=device, precision=precision, tile=tile, tta=tta, **options)
-    metrics = _metrics(
-        model, DetectionOptions(protocol=protocol, analyse=analyse, max_detections=_limits(max_detections))
-    )
+    panoptic = model.task == "panoptic" and "panoptic" in dataset.tasks
+    kind = PanopticInference if panoptic else Inference
+    inference = kind(model, device=device, precision=precision, tile=tile, tta=tta, **options)
+    limits = _limits(max_detections)
+    metrics = _metrics(model, DetectionOptions(protocol=protocol, analyse=analyse, max_detections=limits), boundary)
+    if panoptic:
+        metrics["panoptic"] = PanopticQuality(dataset.classes)
     results = _results(
         inference, dataset, range(rank, len(dataset), world), batch_size, workers, progress and rank == 0
     )
@@ -151,11 +160,13 @@ def _evaluate_tasks(model: Any, dataset: Any, out: str | Path | None, **options:
     return replace(parts[0], results={kind: result for part in parts for kind, result in part.results.items()})
 
 
-def _metrics(model: VisionModel, options: DetectionOptions) -> dict[str, Any]:
+def _metrics(model: VisionModel, options: DetectionOptions, boundary: bool) -> dict[str, Any]:
     if model.task == "semantic":
-        pixels = {"semantic": SegmentationScore(model.classes)}
+        pixels = {"semantic": SegmentationScore(model.classes, 255 if len(model.classes) <= 255 else -1)}
         return {**pixels, "surface": SurfaceDistance(model.classes)} if options.analyse else pixels
-    kinds = ("bbox", "segm") if model.task in ("instance", "panoptic") else ("bbox",)
+    kinds = ["bbox"]
+    if model.task in ("instance", "panoptic"):
+        kinds += ["segm", "boundary"] if boundary else ["segm"]
     return {kind: DetectionScore(model.classes, replace(options, kind=kind)) for kind in kinds}
 
 
@@ -165,15 +176,19 @@ def _limits(max_detections: int) -> tuple[int, ...]:
     return limits if len(limits) == 3 else (1, 10, 100)
 
 
-def _update(metrics: dict[str, Any], result: Detections | Segmentation, dataset: Any, index: int) -> None:
+def _update(metrics: dict[str, Any], result: Found, dataset: Any, index: int) -> None:
     if "semantic" in metrics:
         truth = torch.from_numpy(dataset.target(index, semantic=True).semantic).to(result.labels.device)
         for metric in metrics.values():
             metric.update(result.labels[None], truth[None].long())
         return
+    if isinstance(result, PanopticFound):
+        metrics["panoptic"].update([result.segments], [panoptic_truth(dataset, index)])
+        result = result.detections
     target = dataset.target(index, masks="segm" in metrics)
-    for metric in metrics.values():
-        metric.update([result], [target])
+    for kind, metric in metrics.items():
+        if kind != "panoptic":
+            metric.update([result], [target])
 
 
 def _finish(metrics: dict[str, Any], model: VisionModel, dataset: Any, world: int) -> Evaluation:
@@ -209,7 +224,7 @@ class _Prepared(TorchDataset):
 
 def _results(
     inference: Inference, dataset: Any, indices: range, batch_size: int, workers: int, progress: bool
-) -> Iterator[tuple[int, Detections | Segmentation]]:
+) -> Iterator[tuple[int, Found]]:
     """(index, result in source pixels) of every image, in order."""
     from tqdm import tqdm
 
@@ -222,16 +237,22 @@ def _results(
 
 
 class _Writer:
-    """Predictions as they come: predictions.json in COCO's results format, or index PNGs under masks/."""
+    """Predictions as they come: predictions.json in COCO's results format, panoptic files, or index PNGs in masks/."""
 
     def __init__(self, folder: Path, dataset: Any, task: str):
         self.dataset, self.task = dataset, task
         self.masks = folder / "masks"
         self.list = None if task == "semantic" else JsonList(folder / "predictions.json")
+        self.panoptic: PanopticWriter | None = None
+        self.folder = folder
         if task == "semantic":
             self.masks.mkdir()
 
-    def add(self, index: int, result: Detections | Segmentation) -> None:
+    def add(self, index: int, result: Found) -> None:
+        if isinstance(result, PanopticFound):
+            self.panoptic = self.panoptic or PanopticWriter(self.folder, self.dataset)
+            self.panoptic.add(index, result.segments)
+            result = result.detections
         if self.list is not None:
             self.list.extend(coco_results(result, self.dataset.classes, self.dataset.image_id(index)))
             return
@@ -248,3 +269,5 @@ class _Writer:
     def __exit__(self, *error: Any) -> None:
         if self.list is not None:
             self.list.__exit__(*error)
+        if self.panoptic is not None:
+            self.panoptic.close()

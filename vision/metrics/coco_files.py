@@ -39,7 +39,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_id_unmatched: bool = False) -> CocoCase:
-    """Read ground truth (COCO instances) and results (a list of detections) for kind "bbox" or "segm".
+    """Read ground truth (COCO instances) and results (a list of detections) for kind "bbox", "segm" or "boundary".
 
     `zero_id_unmatched` reproduces pycocotools, for which a match with annotation id 0 is none. Results of categories
     that the ground truth does not list are left out with a note; those of unknown images are an error.
@@ -76,7 +76,7 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
 
 def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: str) -> Found:
     results = _by_image(results, order)
-    masks = _runs(results, images) if kind == "segm" else None
+    masks = _runs(results, images) if kind != "bbox" else None
     # as pycocotools: where results carry boxes, the box decides about small, medium, large, for masks too
     by_box = kind == "bbox" or (bool(results) and bool(results[0].get("bbox")))
     box = _floats([one["bbox"] for one in results], 4) if by_box else torch.zeros((len(results), 4)).double()
@@ -87,7 +87,7 @@ def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: s
 
 def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kind: str, zero: bool) -> Truth:
     annotations = _by_image(annotations, order)
-    masks = _runs(annotations, images) if kind == "segm" else None
+    masks = _runs(annotations, images) if kind != "bbox" else None
     box = _floats([one["bbox"] if kind == "bbox" else (0, 0, 0, 0) for one in annotations], 4)  # unused for masks
     area = [one["area"] if "area" in one else one["bbox"][2] * one["bbox"][3] for one in annotations]
     crowd = torch.tensor([bool(one.get("iscrowd", 0)) for one in annotations], dtype=torch.bool)

@@ -99,6 +99,9 @@ def _undefined_as_nan(values: Tensor) -> np.ndarray:
 class DetectionAP(DetectionMetric):
     """COCO AP and AR of boxes (kind "bbox") or masks ("segm"), with arrays equal to pycocotools bit for bit.
 
+    Kind "boundary" is boundary AP (Cheng et al., arXiv:2103.16562): the lesser of the masks' IoU and that of the bands
+    along their outlines, 2 % of the image's diagonal wide.
+
     classes: names, count or ClassMap. max_detections: detections that count, by image and class, rising.
     """
 

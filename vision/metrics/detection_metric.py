@@ -13,11 +13,11 @@ from vision.structures import ClassMap, Detections, Target
 
 __all__ = ["KINDS", "DetectionMetric"]
 
-KINDS = ("bbox", "segm")
+KINDS = ("bbox", "segm", "boundary")
 
 
 class DetectionMetric(ABC):
-    """State of a metric over boxes (kind "bbox") or masks ("segm").
+    """State of a metric over boxes (kind "bbox"), masks ("segm"), or masks and their outlines ("boundary").
 
     classes: names, count or ClassMap. State stays on the device of the detections; images are put in the order of
     their ids when computing, so neither the order of updates nor their distribution over processes changes the result

@@ -24,9 +24,9 @@ PROTOCOLS = ("coco", "voc", "voc_inclusive")
 
 @dataclass(frozen=True)
 class DetectionOptions:
-    """kind: "bbox" or "segm" · protocol: "coco", "voc" (IoU 0.5, corners as in xyxy here) or "voc_inclusive" (both
-    corners are pixels of the box) · max_detections: COCO's limits of detections by image and class, rising · analyse:
-    curves, confusion matrix and error shares too, with a confusion matrix from `score` on."""
+    """kind: "bbox", "segm" or "boundary" · protocol: "coco", "voc" (IoU 0.5, corners as in xyxy here) or
+    "voc_inclusive" (both corners are pixels of the box) · max_detections: COCO's limits of detections by image and
+    class, rising · analyse: curves, confusion matrix (from `score` on) and error shares too."""
 
     kind: str = "bbox"
     protocol: str = "coco"

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from vision.metrics.bands import boundary_bands
 from vision.metrics.runs import Runs, intersections
 
 __all__ = ["Found", "Pairs", "Truth", "box_overlap", "candidate_pairs", "mask_overlap", "overlapping_pairs"]
@@ -88,14 +89,21 @@ def candidate_pairs(found_group: Tensor, truth_group: Tensor) -> tuple[Tensor, T
 def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor], kind: str, at_least: float) -> Pairs:
     """Pairs whose groups (D,) and (G,) are equal and whose IoU reaches `at_least` > 0; the truths' groups rise.
 
-    kind: "bbox" or "segm". Of a crowd the IoU is intersection / detection area.
+    kind: "bbox", "segm", or "boundary": the lesser of the masks' IoU and that of the bands along their outlines. Of a
+    crowd the IoU is intersection / detection area (of whole masks).
     """
     first, second = candidate_pairs(*groups)
     crowd = truth.crowd[second]
     if kind == "bbox":
         overlap = box_overlap(found.box[first], truth.box[second], crowd)
     else:
-        overlap = mask_overlap(found.masks, truth.masks, found.mask[first], truth.mask[second], crowd, at_least)
+        pairs = (found.mask[first], truth.mask[second])
+        overlap = mask_overlap(found.masks, truth.masks, *pairs, crowd, at_least)
+        if kind == "boundary":
+            near = ((overlap >= at_least) & ~crowd).nonzero()[:, 0]
+            overlap[near] = torch.minimum(
+                overlap[near], _band_overlap(found.masks, truth.masks, *(p[near] for p in pairs))
+            )
     near = (overlap >= at_least).nonzero()[:, 0]
     return Pairs(first[near], second[near], overlap[near])
 
@@ -132,6 +140,15 @@ def mask_overlap(
     overlap = torch.zeros(len(pair_found), dtype=torch.float64, device=pair_found.device)
     overlap[hopeful] = _ratio(meet, area[hopeful], other[hopeful], crowd[hopeful])
     return overlap
+
+
+def _band_overlap(found: Runs, truth: Runs, pair_found: Tensor, pair_truth: Tensor) -> Tensor:
+    """IoU of the bands along the outlines of mask pairs (P,) float64."""
+    used, first = pair_found.unique(return_inverse=True)
+    other_used, second = pair_truth.unique(return_inverse=True)
+    bands, other_bands = boundary_bands(found.select(used)), boundary_bands(truth.select(other_used))
+    meet = intersections(bands, other_bands, first, second)
+    return _ratio(meet, bands.area()[first], other_bands.area()[second], torch.zeros_like(meet, dtype=torch.bool))
 
 
 def _ratio(meet: Tensor, area: Tensor, other: Tensor, crowd: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from vision.structures import ClassMap
 __all__ = ["main_score", "score_detections", "score_panoptic", "score_semantic"]
 
 
+KIND_OF_TASK = {"detection": "bbox", "instance": "segm", "boundary": "boundary"}
+
+
 class Result(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -41,22 +44,22 @@ def main_score(
 ) -> int:
     """Write the table of a task's metrics to standard output and, with `out`, the figures to that JSON file; 0.
 
-    task: "detection" or "instance" (COCO ground truth and results), "semantic" (two folders of index masks), or
-    "panoptic" (two COCO panoptic JSON files beside their PNG folders). protocol, of detections: "coco", "voc" or
-    "voc_inclusive"; analyse: their curves, confusion matrix and error shares as well. pycocotools_ids: a match with
-    annotation id 0 counts as none, as there. ValueError, or the system's own error for a file that cannot be read,
-    names the culprit; nothing is written then.
+    task: "detection", "instance" or "boundary" (COCO ground truth and results), "semantic" (two folders of index
+    masks), or "panoptic" (two COCO panoptic JSON files beside their PNG folders). protocol, of detections: "coco",
+    "voc" or "voc_inclusive"; analyse: their curves, confusion matrix and error shares as well. pycocotools_ids: a match
+    with annotation id 0 counts as none, as there. ValueError, or the system's own error for a file that cannot be
+    read, names the culprit; nothing is written then.
     """
     notes: tuple[str, ...] = ()
-    if task in ("detection", "instance"):
-        options = DetectionOptions("bbox" if task == "detection" else "segm", protocol, max_detections, analyse)
+    if task in KIND_OF_TASK:
+        options = DetectionOptions(KIND_OF_TASK[task], protocol, max_detections, analyse)
         result, notes = score_detections(truth_path, predictions_path, options, pycocotools_ids)
     elif task == "semantic":
         result = score_semantic(truth_path, predictions_path, classes, ignore)
     elif task == "panoptic":
         result = score_panoptic(truth_path, predictions_path)
     else:
-        raise ValueError(f"score: task {task!r}; expected detection, instance, semantic or panoptic")
+        raise ValueError(f"score: task {task!r}; expected detection, instance, boundary, semantic or panoptic")
     figures = result.to_dict()
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
