@@ -90,6 +90,9 @@ class Inference:
             return [restore_segmentation(one, geometry, i) for i, one in enumerate(found)]
         with autocast(self.device, self.precision):
             outputs = self.model(images)
+        return self._decode(outputs, sizes, geometry)
+
+    def _decode(self, outputs: Any, sizes: Tensor, geometry: Geometry) -> list[Any]:
         found = self.model.decode(outputs, sizes, **self.options)
         return [restore_detections(one, geometry, i) for i, one in enumerate(found)]
 

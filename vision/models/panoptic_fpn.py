@@ -16,7 +16,7 @@ from vision.models.base import RoiOutputs
 from vision.models.faster_rcnn import pyramid_parts, read_settings, with_masks
 from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
 from vision.ops.panoptic import PanopticPixels, merge_panoptic
-from vision.structures import ClassMap, Detections, Targets
+from vision.structures import ClassMap, Detections, Segmentation, Targets
 
 __all__ = ["PanopticFPN", "build_panoptic_fpn"]
 
@@ -67,21 +67,27 @@ class PanopticFPN(TwoStageDetector):
         return logits[..., : size[0], : size[1]]
 
     @torch.no_grad()
+    def decode_semantic(self, outputs: RoiOutputs, sizes: Tensor) -> list[Segmentation]:
+        """The class of each pixel, things and stuff alike, of each image of `sizes` (B, 2), with its scores."""
+        results = []
+        for logits, (height, width) in zip(outputs.semantic, sizes.tolist()):
+            scores = self._full_size(logits[None].float(), (height, width))[0].softmax(0)
+            results.append(Segmentation(scores.argmax(0), scores))
+        return results
+
+    @torch.no_grad()
     def decode_panoptic(
         self, outputs: RoiOutputs, sizes: Tensor, *, score_threshold: float = 0.5, smallest_stuff: int = 4096
     ) -> list[PanopticPixels]:
         """Labels and instances of every pixel of each image of `sizes` (B, 2), by the paper's rules."""
         found: list[Detections] = self.decode(outputs, sizes, score_threshold=score_threshold)
         things = torch.tensor(self.classes.things, device=outputs.semantic.device)
-        results = []
-        for detections, logits, (height, width) in zip(found, outputs.semantic, sizes.tolist()):
-            semantic = self._full_size(logits[None].float(), (height, width))[0].argmax(0)
-            results.append(
-                merge_panoptic(
-                    detections, semantic, things, score_threshold=score_threshold, smallest_stuff=smallest_stuff
-                )
+        return [
+            merge_panoptic(
+                detections, semantic.labels, things, score_threshold=score_threshold, smallest_stuff=smallest_stuff
             )
-        return results
+            for detections, semantic in zip(found, self.decode_semantic(outputs, sizes))
+        ]
 
 
 def build_panoptic_fpn(
