@@ -289,6 +289,32 @@ def test_export(name):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+class Proposing(torch.nn.Module):
+    """A model with the first half of its decoding, of static shape: what an export without NMS holds."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images, sizes):
+        return self.model.propose(self.model(images), sizes)
+
+
+@pytest.mark.parametrize(
+    "name", ["yolo_n", "retinanet_resnet18_fpn", "fcos_resnet18_fpn", "ssd300_vgg16", "centernet_resnet18"]
+)
+def test_a_fixed_number_of_boxes_exports(name):
+    proposing, images, sizes = Proposing(built(name)), pictures(batch=1, width=96), torch.tensor([[64, 96]])
+    with torch.no_grad():
+        program = torch.export.export(proposing, (images, sizes), strict=False)
+        exported, expected = program.module()(images, sizes), proposing(images, sizes)
+    # where a level has fewer places than are asked for, places of other levels fill the export up, with score -1
+    kept = exported[1] >= 0
+    assert kept.sum() == expected[1].numel()
+    for a, b in zip(exported, expected):
+        torch.testing.assert_close(a[kept], b.flatten(0, 1), atol=1e-4, rtol=1e-4)
+
+
 @models("compile", representative=True)
 def test_train_step_compiles_into_one_graph(name):
     torch._dynamo.reset()
