@@ -68,6 +68,19 @@ def bench_mask(bench: Bench) -> Iterator[Row]:
         yield Row("mask AP from RLE", size, taken, peer, partial(PEERS[peer], content, results, "segm"))
 
 
+def bench_boundary(bench: Bench) -> Iterator[Row]:
+    from vision.metrics.average_precision import Protocol, evaluate_detections
+
+    images = bench.images(100)
+    content, results = mask_files(*mask_case(images, 47, np.random.default_rng(0)))
+
+    def ours() -> None:
+        evaluate_detections(*flat_case(content, results, "boundary", bench.device), Protocol(10, images, "boundary"))
+
+    size, peer = f"{images} images 480x640, {len(results)} detections", "faster-coco-eval"
+    yield Row("boundary AP", size, bench.ours(ours), peer, partial(PEERS[peer], content, results, "boundary"))
+
+
 def bench_bitmaps(bench: Bench) -> Iterator[Row]:
     from vision.metrics import DetectionAP
     from vision.structures import Detections, Target
@@ -104,8 +117,8 @@ def bench_bitmaps(bench: Bench) -> Iterator[Row]:
 
 
 BENCHES = {
-    "box": bench_box, "mask": bench_mask, "bitmaps": bench_bitmaps, "confusion": bench_confusion,
-    "surface": bench_surface, "panoptic": bench_panoptic,
+    "box": bench_box, "mask": bench_mask, "bitmaps": bench_bitmaps, "boundary": bench_boundary,
+    "confusion": bench_confusion, "surface": bench_surface, "panoptic": bench_panoptic,
 }  # fmt: skip
 
 
