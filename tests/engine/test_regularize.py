@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
+from vision.backbones import build_backbone
 from vision.engine.optim import OptimConfig, build_optimizer
 from vision.engine.regularize import RegularizeConfig, Regularizer
 from vision.layers.drop import DROPS, DropBlock, build_drop
@@ -186,6 +188,30 @@ def test_dropout_of_features(kind):
     assert not (model.eval().backbone(images)[0] == 0).any()
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_stochastic_depth_leaves_branches_out(name):
+    model = Net()
+    model.backbone = build_backbone(name, width=0.25)
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = model.eval().backbone(images)[-1]
+    Regularizer(model, RegularizeConfig(drop_path=0.5))
+    layers = [module for module in model.modules() if isinstance(module, StochasticDepth)]
+    assert [layer.p for layer in layers] == pytest.approx([0.5 * i / (len(layers) - 1) for i in range(len(layers))])
+    assert torch.equal(model.backbone(images)[-1], plain)  # in evaluation nothing is left out
+    torch.manual_seed(0)
+    branch = torch.ones(1000, 1, 1, 1)
+    dropped = layers[-1].train()(branch)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.1)  # the rest stands in for what is left out
+    model.backbone.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert not torch.equal(model.backbone(images)[-1], plain)
+    with pytest.raises(ValueError, match="Backbone has no residual branches"):
+        Regularizer(Net(), RegularizeConfig(drop_path=0.5))
+
+
 def test_drop_block_drops_squares_and_keeps_the_mean():
     torch.manual_seed(0)
     dropped = DropBlock(0.1, 3).train()(torch.ones(16, 8, 32, 32))
@@ -195,6 +221,10 @@ def test_drop_block_drops_squares_and_keeps_the_mean():
     covered = torch.nn.functional.max_pool2d(torch.nn.functional.pad(inner, (2, 2, 2, 2)), 3, 1)
     assert torch.equal(covered, holes)
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
+    for size in (1, 2, 4, 5):  # smaller than a square of 7: the largest odd one
+        dropped = DropBlock(0.2, 7).train()(torch.ones(512, 8, size, size))
+        assert 0.02 < (dropped == 0).float().mean().item() < 0.5
+        assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
     with pytest.raises(ValueError, match="element, channel, block"):
         build_drop("rows", 0.1)
     with pytest.raises(ValueError, match=r"rate 1.0"):

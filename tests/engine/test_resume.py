@@ -186,3 +186,36 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
         os.waitpid(child, 0)
         content = path.read_bytes()
         assert content == content[:1] * (4 << 20)
+
+
+COMBINATIONS = [
+    {"optim": {"name": "sgd", "nesterov": False}, "schedule": {"name": "step"}, "swa": {"start": 0.25, "every": 1}},
+    {"optim": {"name": "sgd", "momentum": 0.0}, "schedule": {"name": "constant"}, "ema": {"decay": 0}},
+    {"optim": {"name": "rmsprop"}, "schedule": {"name": "multi_step"}, "swa": {"start": 0.5}},
+    {"optim": {"name": "adagrad"}, "schedule": {"name": "exponential"}, "batch_growth": {"at": [0.5]}},
+    {"optim": {"name": "adadelta"}, "schedule": {"name": "polynomial"}, "accumulate": 2},
+    {"optim": {"name": "adam"}, "schedule": {"name": "cyclic", "cyclic_mode": "triangular2", "cycles": 2}},
+    {"optim": {"name": "adam"}, "schedule": {"name": "cyclic", "cyclic_mode": "exp_range", "cycles": 2, "gamma": 0.9}},
+    {"optim": {"name": "adamw"}, "schedule": {"name": "one_cycle", "cycle_momentum": [0.95, 0.85]}},
+    {
+        "optim": {"name": "adamw", "layer_decay": 0.7, "backbone_multiplier": 0.5},
+        "schedule": {"name": "plateau", "patience": 0, "gamma": 0.5},
+        "validate_every": 1,
+    },
+    {"optim": {"name": "adamw"}, "schedule": {"name": "cosine", "cycles": 2}, "regularize": {"weight_noise": 0.1}},
+]
+
+
+@pytest.mark.parametrize(
+    "settings", COMBINATIONS, ids=lambda settings: f"{settings['optim']['name']}-{settings['schedule']['name']}"
+)
+def test_every_optimiser_and_schedule_resumes_to_the_bit(tiny, settings):
+    settings = {"augment": {"flip_horizontal": 0.5}, "data": "shapes:count=4,size=32", "batch_size": 2, **settings}
+    if "validate_every" not in settings:
+        settings["val_split"] = None
+    whole = vision.train(**tiny("whole", **settings))
+    parts = vision.train(**tiny("parts", **settings, stop_after_epochs=2))
+    parts = vision.train(out=str(parts.folder), resume=True)
+    assert_same_state(whole.folder, parts.folder)
+    tensors = [value for value in read_state(whole.folder / "last.pt")["model"].values() if value.is_floating_point()]
+    assert all(value.isfinite().all() for value in tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from vision.engine.config import TrainConfig
 
-__all__ = ["Plan", "Spending"]
+__all__ = ["Plan", "Spending", "early_work", "relative_work"]
 
 MEASURED_STEPS = 8  # after these the cost of a step is known well enough for a first plan
 FEWEST_EPOCHS, MOST_EPOCHS = 30, 300
@@ -75,6 +76,17 @@ def _of_process(pid: int | None) -> float:
     except (OSError, IndexError):
         return 0.0
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
+
+
+def relative_work(size: Sequence[int], config: TrainConfig) -> float:
+    """What a step on images of size (height, width) costs relative to the run's full size."""
+    height, width = config.input_size
+    return size[0] * size[1] / (height * width)
+
+
+def early_work(sizes: Sequence[Sequence[int]], config: TrainConfig) -> float:
+    """Mean work of a step while the input varies among `sizes`; 1 when there are none."""
+    return sum(relative_work(size, config) for size in sizes) / len(sizes) if sizes else 1.0
 
 
 class Plan:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from vision.engine.log import logger
 from vision.engine.state import save_state
+from vision.engine.verdict import put_back_if
 from vision.structures import Batch
 
-__all__ = ["FaultGuard", "NonFiniteLoss", "agreed"]
+__all__ = ["FaultGuard", "NonFiniteLoss"]
 
 MOST_IN_A_ROW = 5
 
@@ -21,44 +22,29 @@ class NonFiniteLoss(RuntimeError):
     """The loss was not finite too many times in a row."""
 
 
-@torch.no_grad()
-def agreed(*flags: Tensor | bool, device: torch.device) -> list[bool]:
-    """Each flag, true when it is true on any process, so that all of them do the same.
-
-    The one deliberate host sync of a step.
-    """
-    values = torch.stack([torch.as_tensor(flag, device=device).float().reshape(()) for flag in flags])
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-    return [value > 0 for value in values.tolist()]
-
-
 class FaultGuard:
-    """Keeps and names what made a loss not finite.
-
-    Running statistics that a bad batch may have spoilt are put back to what they were at the last `remember`.
-    """
+    """Keeps and names what made a loss not finite; puts back running statistics that a bad batch may have spoilt."""
 
     def __init__(self, model: nn.Module, folder: Path):
         self.folder = Path(folder)
         self.in_a_row = 0
         self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        self._good: list[Tensor] = []
-        self.remember()
+        self._good = [buffer.clone() for buffer in self._buffers]
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Keeps the running statistics as they are now."""
-        if not self._good:
-            self._good = [buffer.clone() for buffer in self._buffers]
-        else:
+        """Keeps the running statistics as they are before a step."""
+        if self._buffers:
             torch._foreach_copy_(self._good, self._buffers)
 
-    def report(self, step: int, batches: list[Batch], losses: dict[str, Tensor], rank: int = 0) -> None:
-        """Saves the batches, names their images and puts the running statistics back; NonFiniteLoss after five."""
-        self.in_a_row += 1
+    def put_back(self, bad: Tensor) -> None:
+        """The running statistics as they were before the step, where `bad` (a 0-dim flag) is true."""
         if self._buffers:
-            torch._foreach_copy_(self._buffers, self._good)
+            put_back_if(bad, self._buffers, self._good)
+
+    def report(self, step: int, batches: list[Batch], losses: dict[str, Tensor], rank: int = 0) -> None:
+        """Saves the batches and names their images; NonFiniteLoss after five."""
+        self.in_a_row += 1
         images = [image for batch in batches for image in batch.image_ids]
         path = self.folder / "faults" / f"step{step:07d}_rank{rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchvision.ops import StochasticDepth
 
 from vision.engine.settings import RegularizeConfig
 from vision.layers.drop import build_drop
@@ -20,7 +21,7 @@ __all__ = ["ActivityPenalty", "PenalisedStep", "RegularizeConfig", "Regularizer"
 class Regularizer:
     """What `config` asks for, at the places of a training step where it belongs.
 
-        regularizer = Regularizer(model, config)          once: input noise and dropout of features
+        regularizer = Regularizer(model, config)          once: input noise, dropout of features, stochastic depth
         step = regularizer.wrap(TrainStep(model))         once: the activity penalty as one more loss
         with regularizer.noisy_weights(): ...backward()   each step
         regularizer.clip(parameters)                      each step, before the optimiser's
@@ -34,13 +35,15 @@ class Regularizer:
         self.config = config
         self._weights = [weight for weight in model.parameters() if weight.requires_grad and weight.ndim > 1]
         self._activity: ActivityPenalty | None = None
-        if not (config.input_noise or config.dropout or config.activity):
+        if not (config.input_noise or config.dropout or config.drop_path or config.activity):
             return
         backbone = getattr(model, "backbone", None)
         if backbone is None:
             raise ValueError(
                 f"regularize: {type(model).__name__} has no backbone; noise, dropout and activity need one"
             )
+        if config.drop_path:
+            add_stochastic_depth(backbone, config.drop_path)
         if config.input_noise:
             backbone.register_forward_pre_hook(_OnInput(GaussianNoise(config.input_noise)))
         if config.activity:
@@ -71,6 +74,11 @@ class Regularizer:
             with torch.no_grad():
                 torch._foreach_copy_([weight.detach() for weight in self._weights], kept)
 
+    @property
+    def changed(self) -> list[Tensor]:
+        """The weights that `after_step` may change."""
+        return self._weights if self.config.l1 or self.config.constraint != "none" else []
+
     def clip(self, parameters: list[nn.Parameter]) -> None:
         """Limits each value of the gradients to +-clip_value."""
         if self.config.clip_value is not None:
@@ -86,6 +94,20 @@ class Regularizer:
         if self.config.constraint != "none":
             for weight in self._weights:
                 constrain(weight, self.config.constraint, self.config.max_norm)
+
+
+def add_stochastic_depth(backbone: nn.Module, rate: float) -> None:
+    """Lets the residual blocks of `backbone` leave out their branch for single images while training: the last block
+    with probability `rate`, those before it in proportion to their place (arXiv:1603.09382). ValueError without any."""
+    blocks = [block for block in backbone.modules() if hasattr(block, "drop_path") and getattr(block, "shortcut", True)]
+    if not blocks:
+        raise ValueError(
+            f"regularize.drop_path: {type(backbone).__name__} has no residual branches to leave out; choose a ResNet "
+            "or an inverted residual network (MobileNetV2, V3) as backbone"
+        )
+    for place, block in enumerate(blocks):
+        layer = StochasticDepth(rate * place / max(len(blocks) - 1, 1), "row")
+        block.drop_path = layer.train(block.training)
 
 
 def soft_threshold(weights: list[Tensor], threshold: float) -> None:

@@ -136,6 +136,8 @@ class RegularizeConfig:
     """What is dropped together: nothing, whole channels (spatial dropout), squares (DropBlock)"""
     block_size: int = 7
     """Side of DropBlock's squares in pixels of the feature map"""
+    drop_path: float = 0.0
+    """Share of the images for which the backbone's last residual branch is left out; it grows from 0 at the first"""
     input_noise: float = 0.0
     """Standard deviation of noise on the normalised images"""
     weight_noise: float = 0.0
@@ -151,7 +153,10 @@ class RegularizeConfig:
             check_range(f"regularize.{name}", getattr(self, name), "0 or more", lambda value: value >= 0)
         for name in ("max_norm", "clip_value"):
             check_range(f"regularize.{name}", getattr(self, name), "more than 0", lambda value: value > 0)
-        check_range("regularize.dropout", self.dropout, "0 up to, not including, 1", lambda value: 0 <= value < 1)
+        for name in ("dropout", "drop_path"):
+            check_range(
+                f"regularize.{name}", getattr(self, name), "0 up to, not including, 1", lambda value: 0 <= value < 1
+            )
         check_range("regularize.block_size", self.block_size, "1 or more", lambda value: value >= 1)
 
 

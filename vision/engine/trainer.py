@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from vision.engine.batch_size import BatchGrowth
-from vision.engine.budget import Plan, Spending
+from vision.engine.budget import Plan, Spending, early_work, relative_work
 from vision.engine.config import TrainConfig
-from vision.engine.device import autocast
 from vision.engine.ema import MovingAverage
-from vision.engine.faults import FaultGuard, agreed
+from vision.engine.faults import FaultGuard
+from vision.engine.gradients import accumulate_gradients
 from vision.engine.interrupt import Interruption
 from vision.engine.log import LossMeter, RunLog, logger, progress_bar
 from vision.engine.regularize import Regularizer
@@ -27,6 +26,7 @@ from vision.engine.schedule import Schedule, build_schedule
 from vision.engine.selection import Selection, broadcast_buffers, keep, validate, validation_interval
 from vision.engine.state import Progress, capture, restore, save_state, seed_step
 from vision.engine.swa import WeightMean, candidate_of
+from vision.engine.verdict import Verdict, agreed, asks_late, step_unless, undone_if
 from vision.models import TrainStep, VisionModel
 from vision.structures import Batch
 
@@ -57,7 +57,9 @@ class Trainer:
         self.model, self.loader, self.accelerator = parts.model, parts.loader, parts.accelerator
         self.device = self.accelerator.device
         self.progress, self.selection, self.spending = Progress(), Selection(), Spending()
-        self.plan = Plan(config, math.ceil(self.loader.plan.batches / config.accumulate), self._early_work())
+        self.plan = Plan(
+            config, math.ceil(self.loader.plan.batches / config.accumulate), early_work(self.loader.plan.sizes, config)
+        )
         self.growth = BatchGrowth(config.batch_growth, config.accumulate, self.plan.epochs)
         if config.batch_growth.at:
             self.plan.total = self.growth.steps(self.loader.plan.batches)
@@ -72,6 +74,8 @@ class Trainer:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.schedule = self._schedule()
         self.guard = FaultGuard(self.model, self.folder)
+        self.asks_late = asks_late(self.device, self.scaler)
+        self._unsettled: tuple[list[Batch], dict[str, Tensor], Verdict] | None = None
         self.log = RunLog(self.folder, self.accelerator.is_main_process)
         self.interruption = Interruption()
         self.meter = LossMeter()
@@ -146,6 +150,7 @@ class Trainer:
             self._optimizer_step(batches)
             if self.is_finished or self._stop:
                 break
+        self._settle()
         self.spending.end("training")
         if self._stop and not self.is_finished and progress.batch < self.loader.plan.batches:
             return  # goes on within this epoch
@@ -167,15 +172,8 @@ class Trainer:
         with self.interruption.shielded():  # data workers leave Ctrl-C to us
             batches = iter(self.loader)
             first = next(batches)
-        group: list[Batch] = []
-        accumulate = self.growth.accumulate(progress.epoch)
-        for batch in itertools.chain([first], batches):
-            group.append(batch.to(self.device, non_blocking=True))
-            if len(group) == accumulate:
-                progress.batch += len(group)
-                yield group
-                group = []
-        if group:
+        there = (batch.to(self.device, non_blocking=True) for batch in itertools.chain([first], batches))
+        while group := list(itertools.islice(there, self.growth.accumulate(progress.epoch))):
             progress.batch += len(group)
             yield group
 
@@ -184,50 +182,58 @@ class Trainer:
         progress, optimizer = self.progress, self.parts.optimizer
         seed_step(self.config.seed, progress.step, self.accelerator.process_index)
         self.schedule.apply(optimizer, progress.step, self.growth.lr_factor(progress.epoch))
+        self.guard.remember()
         with self.regularizer.noisy_weights():
-            losses = self._backward(batches)
-        self.scaler.unscale_(optimizer)
+            losses = accumulate_gradients(self.train_step, batches, self.accelerator, self.scaler, self.parts.precision)
+        flags = self._flags(losses)
+        self.guard.put_back(flags[0])
+        self._settle()
+        self._unsettled = batches, losses, Verdict(flags)
+        if self.asks_late:
+            step_unless(flags[0], optimizer)
+            with undone_if(flags[0], self.regularizer.changed):
+                self.regularizer.after_step(optimizer)
+        elif not flags[0]:
+            self.scaler.step(optimizer)
+            self.regularizer.after_step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        if not self.asks_late:
+            self._settle()
+        progress.work += sum(relative_work(batch.images.shape[-2:], self.config) for batch in batches) / len(batches)
+        progress.images += sum(len(batch.image_ids) for batch in batches) * self.accelerator.num_processes
+        self.bar.update()
+        if progress.step % self.config.log_every == 0:
+            self.bar.set_postfix_str(f"epoch {progress.epoch + 1}, loss {self.meter.peek():.3f}")
+        if self.plan.is_due(progress.step):
+            self._measure()
+
+    def _flags(self, losses: dict[str, Tensor]) -> Tensor:
+        """Whether the step is to be skipped, the run to be stopped, its budget spent: (3,) on the device."""
+        self.scaler.unscale_(self.parts.optimizer)
         self.regularizer.clip(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf"))
         bad = ~torch.isfinite(torch.stack(list(losses.values())).sum())
         if not self.scaler.is_enabled():  # fp16: the scaler itself skips steps whose gradients overflow
             bad = bad | ~torch.isfinite(norm)
         spent = self.plan.is_spent(self.spending.so_far() + self._reserve()) if self.plan.budget else False
-        bad, self._stop, self._spent = agreed(bad, self.interruption.requested, spent, device=self.device)
+        return agreed(bad, self.interruption.requested, spent, device=self.device)
+
+    def _settle(self) -> None:
+        """What is left to do about the step before, once the host knows how it went."""
+        if self._unsettled is None:
+            return
+        (batches, losses, verdict), self._unsettled = self._unsettled, None
+        bad, self._stop, self._spent = verdict.read()
         if bad:
-            self.guard.report(progress.step, batches, losses, self.accelerator.process_index)
+            self.guard.report(self.progress.step - 1, batches, losses, self.accelerator.process_index)
         else:
             self.guard.in_a_row = 0
-            self.scaler.step(optimizer)
-            self.regularizer.after_step(optimizer)
             if self.ema is not None:
                 self.ema.update(self.model)
             self.meter.add(losses)
-        self.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
         self._offer_to_mean(epoch_ended=False)
-        progress.work += sum(self._work(batch.images.shape[-2:]) for batch in batches) / len(batches)
-        progress.images += sum(len(batch.image_ids) for batch in batches) * self.accelerator.num_processes
-        self.bar.update()
-        if progress.step % self.config.log_every == 0:
-            self.guard.remember()
-            self.bar.set_postfix_str(f"epoch {progress.epoch + 1}, loss {self.meter.peek():.3f}")
-        if self.plan.is_due(progress.step):
-            self._measure()
-
-    def _backward(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """Gradients of the mean loss of `batches`; returns the losses by name, detached."""
-        losses: dict[str, Tensor] = {}
-        for number, batch in enumerate(batches, 1):
-            last = number == len(batches)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.train_step):
-                with autocast(self.device, self.parts.precision):
-                    parts = self.train_step(batch.images, batch.targets)
-                self.scaler.scale(sum(parts.values()) / len(batches)).backward()
-            for name, value in parts.items():
-                losses[name] = losses.get(name, 0) + value.detach() / len(batches)
-        return losses
 
     def _measure(self) -> None:
         """Lets a run on a budget fit its length to what a step costs."""
@@ -240,15 +246,6 @@ class Trainer:
         self._lengthen()
         self.bar.total = self.plan.total or None
         self.bar.refresh()
-
-    def _work(self, size: Sequence[int]) -> float:
-        height, width = self.config.input_size
-        return size[0] * size[1] / (height * width)
-
-    def _early_work(self) -> float:
-        """Mean work of a step while the input size varies."""
-        sizes = self.loader.plan.sizes
-        return sum(self._work(size) for size in sizes) / len(sizes) if sizes else 1.0
 
     def _reserve(self) -> float:
         """Seconds that the validations to come will take."""

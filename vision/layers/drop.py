@@ -13,7 +13,8 @@ DROPS = ("element", "channel", "block")
 class DropBlock(nn.Module):
     """Squares of `block_size` pixels of (B, C, H, W) set to 0, the rest scaled to the same sum (arXiv:1810.12890).
 
-    A map smaller than a square loses its largest possible square. Nothing happens in evaluation.
+    Sides are odd: an even `block_size` counts as one less, and a map smaller than a square loses the largest odd square
+    that it has room for. Nothing happens in evaluation.
     """
 
     def __init__(self, rate: float, block_size: int = 7):
@@ -21,7 +22,8 @@ class DropBlock(nn.Module):
         self.rate, self.block_size = rate, block_size
 
     def forward(self, x: Tensor) -> Tensor:
-        return drop_block2d(x, self.rate, self.block_size, training=self.training)
+        side = min(self.block_size, *x.shape[-2:])
+        return drop_block2d(x, self.rate, side - 1 + side % 2, training=self.training)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}, block_size={self.block_size}"
