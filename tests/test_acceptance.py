@@ -14,6 +14,7 @@ from vision.engine.device import choose_precision
 from vision.engine.evaluate import evaluate
 from vision.engine.train import train
 from vision.metrics import PanopticMap, PanopticQuality, panoptic_map
+from vision.models.segmenter import nearest_labels
 
 pytestmark = pytest.mark.slow
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -52,10 +53,10 @@ REGIONS = {
 }  # fmt: skip
 # family -> (model, options, steps, learning rate); narrow, so that learning eight small images takes a minute
 FAMILIES = {
-    "yolo": ("yolo_n", {}, 120, 2e-3),
+    "yolo": ("yolo_n", {}, 300, 3e-3),
     "retinanet": ("retinanet_resnet18_fpn", {"smallest_anchor": 16, **DENSE}, 120, 2e-3),
     "fcos": ("fcos_resnet18_fpn", DENSE, 120, 2e-3),
-    "ssd": ("ssd300_vgg16", {"width": 0.25}, 160, 1e-3),
+    "ssd": ("ssd300_vgg16", {"width": 0.25}, 200, 1e-3),
     "ssdlite": ("ssdlite320_mobilenet_v3_large", {"fine": True, "smallest": 0.1}, 120, 2e-3),
     "centernet": ("centernet_resnet18", {"channels": [128, 64, 64], "backbone_options": HALF}, 160, 2e-3),
     "fast_rcnn": ("fast_rcnn", {k: v for k, v in REGIONS.items() if k != "smallest_anchor"}, 120, 1e-3),
@@ -129,6 +130,35 @@ def panoptic_quality(model, dataset):
         spread = [part[rows][:, columns] for part in (found.labels, found.instances)]
         quality.update([panoptic_map(*spread)], [truth])
     return quality.compute().to_dict()["PQ"]
+
+
+def test_segmenter_learns_things_and_stuff_of_eight_images_by_heart(eight_images, tmp_path, capsys):
+    data = str(eight_images / "panoptic_train2017.json")
+    unet = {"backbone": "resnet18", "backbone_options": HALF, "widths": [64, 48, 32, 24]}
+    result = train(
+        model="unet", model_options=unet, data=data, out=str(tmp_path / "run"), val_split=None, batch_size=8,
+        image_size=160, resize="letterbox", epochs=150, optim={"lr": 2e-3}, augment=PLAIN, ema={"decay": 0.0},
+        threads=1,
+    )  # fmt: skip
+    model = vision.load(result.weights)
+    miou = semantic_overlap(model, vision.open_dataset(data, "train", task="semantic"))
+    with capsys.disabled():
+        print(f"unet: mIoU {miou:.3f}, {result.cpu_seconds:.0f} CPU seconds")
+    assert miou >= 0.9
+
+
+@torch.no_grad()
+def semantic_overlap(model, dataset):
+    """mIoU of a segmenter over the classes that the data set shows, at the network's own size."""
+    score = vision.metrics.SegmentationScore(dataset.classes)
+    for index in range(len(dataset)):
+        image, _, _ = model.preprocess.apply(dataset.image(index), tight=True)
+        images = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        size = model.preprocess.content_size(dataset.size(index))
+        (found,) = model.decode(model(images), torch.tensor([size]))
+        truth = torch.from_numpy(dataset.target(index, semantic=True).semantic).long()
+        score.update(found.labels[None], nearest_labels(truth, size)[None])
+    return score.compute().to_dict()["mIoU"]
 
 
 def test_both_forms_of_coco256_have_the_same_objects_and_train(real_data, tmp_path):
