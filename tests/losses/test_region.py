@@ -92,6 +92,14 @@ def test_class_weight_and_reductions():
     assert dice_loss(logits, labels, per_image=True, reduction="none").shape == (2, 3)
 
 
+def test_an_unknown_argument_is_refused_with_the_known_ones():
+    for loss in (dice_loss, generalised_dice_loss, jaccard_loss, tversky_loss, focal_tversky_loss, log_cosh_dice_loss):
+        with pytest.raises(TypeError, match="unknown argument weight; it takes ignore, class_weight, pixel_weight"):
+            loss(*draw(3, 6, 5), weight=1.0)
+        with pytest.raises(ValueError, match="reduction 'average'"):
+            loss(*draw(3, 6, 5), reduction="average")
+
+
 def test_sums_keep_their_digits_over_millions_of_pixels():
     # 4 million equal pixels: added one after the other in float32 they would stop at about 0.6 of their sum
     logits = torch.full((1, 2, 2048, 2048), 0.3)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,6 @@ class SegmentationLoss:
             _given_weight(term.options.pop("class_weight", class_weight), function, classes)
             for term, function in zip(self.terms, self._functions)
         ]
-
         pairs = zip(self.terms, self._functions)
         self._weighs_pixels = {term.name for term, function in pairs if "pixel_weight" in _parameters(function)}
 
@@ -265,7 +265,12 @@ def _term(name: str, value: Any) -> Term:
 
 
 def _parameters(function: Callable[..., Tensor]) -> set[str]:
-    return set(inspect.signature(function).parameters)
+    """The names of what `function` takes, those of typed keyword arguments (region.py) among them."""
+    names = set(inspect.signature(function).parameters)
+    if "shared" in names:
+        (shared,) = typing.get_args(typing.get_type_hints(function)["shared"])
+        names = names - {"shared"} | set(shared.__annotations__)
+    return names
 
 
 def _function(term: Term) -> Callable[..., Tensor]:

@@ -6,14 +6,11 @@ dimensions. Pixels labelled `ignore` count nowhere.
 
 A class that no pixel of the labels has is left out of the mean: it has no score, and counting it as 0 or as 1 would
 hide or invent errors. Where that leaves nothing the loss is 0, with a zero gradient.
-
-Arguments that all share: `ignore`; `class_weight` (C,), by which the mean over classes is weighted (0 leaves a class
-out); `pixel_weight` (B, ...); `per_image`: a score for each image and class rather than one a class over the batch;
-`smooth`, added to numerator and denominator; `reduction`: "mean" or "sum" over the classes (and images), or "none":
-(C,), or (B, C) when `per_image`, 0 where the class is absent.
 """
 
 from __future__ import annotations
+
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,6 +19,7 @@ from vision.losses.reduction import check_reduction
 from vision.losses.region_sums import RegionSums, region_sums
 
 __all__ = [
+    "RegionArguments",
     "dice_loss",
     "focal_tversky_loss",
     "generalised_dice_loss",
@@ -31,131 +29,112 @@ __all__ = [
 ]
 
 
-def _ratio(numerator: Tensor, denominator: Tensor, sums: RegionSums, smooth: float) -> Tensor:
-    """(numerator + smooth) / (denominator + smooth), and 1 for absent classes; gradients stay finite."""
-    present = sums.true > 0
-    numerator = torch.where(present, numerator + smooth, 1)
-    return numerator / torch.where(present, denominator + smooth, 1)
+class RegionArguments(TypedDict, total=False):
+    """What every overlap loss takes by name, beside logits and labels."""
+
+    ignore: int | None
+    """Label of pixels that count nowhere; 255 unless given"""
+    class_weight: Tensor | None
+    """(C,), by which the mean over classes is weighted; 0 leaves a class out"""
+    pixel_weight: Tensor | None
+    """(B, ...), each pixel's share"""
+    per_image: bool
+    """A score for each image and class, rather than one a class over the batch"""
+    smooth: float
+    """Added to numerator and denominator; 0 unless given"""
+    reduction: str
+    """"mean" or "sum" over the classes (and images), or "none": (C,), or (B, C) per image, 0 for absent classes"""
 
 
-def _over_classes(loss: Tensor, sums: RegionSums, class_weight: Tensor | None, reduction: str) -> Tensor:
-    """`loss` (C,) or (B, C), 0 for absent classes, reduced over those that are present."""
-    share = (sums.true > 0).to(loss.dtype)
-    if class_weight is not None:
-        share = share * class_weight.to(loss)
-    loss = loss * share
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    total = share.sum()
-    return loss.sum() / torch.where(total > 0, total, 1)
+_DEFAULTS = RegionArguments(
+    ignore=255, class_weight=None, pixel_weight=None, per_image=False, smooth=0.0, reduction="mean"
+)
 
 
-def _sums(name: str, logits: Tensor, labels: Tensor, reduction: str, per_image: bool, **options) -> RegionSums:
-    check_reduction(name, reduction)
-    sums = region_sums(name, logits, labels, **options)
-    return sums if per_image else RegionSums(*(part.sum(0) for part in sums))
+class _Overlap:
+    """The sums behind one loss, and the way from its ratio to its value; checks the shared arguments once."""
+
+    def __init__(self, name: str, logits: Tensor, labels: Tensor, given: RegionArguments, squared: bool = False):
+        unknown = sorted(set(given) - set(_DEFAULTS))
+        if unknown:
+            raise TypeError(f"{name}: unknown argument {', '.join(unknown)}; it takes {', '.join(_DEFAULTS)}")
+        self.arguments = {**_DEFAULTS, **given}
+        check_reduction(name, self.arguments["reduction"])
+        options = {key: self.arguments[key] for key in ("ignore", "pixel_weight")}
+        sums = region_sums(name, logits, labels, squared=squared, **options)
+        self.sums = sums if self.arguments["per_image"] else RegionSums(*(part.sum(0) for part in sums))
+        self.class_weight = self.arguments["class_weight"]
+
+    def weigh(self, weight: Tensor) -> None:
+        """Adds the classes up, each times its `weight`: one ratio for all of them."""
+        if self.class_weight is not None:
+            weight, self.class_weight = weight * self.class_weight.to(weight), None
+        self.sums = RegionSums(*((weight * part).sum(-1) for part in self.sums))
+
+    def wrong(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """1 - ratio of each class, and 0 for absent classes; gradients stay finite."""
+        present, smooth = self.sums.true > 0, self.arguments["smooth"]
+        numerator = torch.where(present, numerator + smooth, 1)
+        return 1 - numerator / torch.where(present, denominator + smooth, 1)
+
+    def tversky(self, alpha: float, beta: float) -> Tensor:
+        """`wrong` of TP / (TP + alpha FP + beta FN)."""
+        overlap, predicted, true = self.sums
+        return self.wrong(overlap, overlap + alpha * (predicted - overlap) + beta * (true - overlap))
+
+    def reduce(self, loss: Tensor) -> Tensor:
+        """`loss` (C,) or (B, C) reduced over the classes that are present."""
+        share = (self.sums.true > 0).to(loss.dtype)
+        if self.class_weight is not None:
+            share = share * self.class_weight.to(loss)
+        loss = loss * share
+        if self.arguments["reduction"] == "none":
+            return loss
+        if self.arguments["reduction"] == "sum":
+            return loss.sum()
+        total = share.sum()
+        return loss.sum() / torch.where(total > 0, total, 1)
 
 
-def dice_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    ignore: int | None = 255,
-    squared: bool = False,
-    class_weight: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    per_image: bool = False,
-    smooth: float = 0.0,
-    reduction: str = "mean",
-) -> Tensor:
+def dice_loss(logits: Tensor, labels: Tensor, *, squared: bool = False, **shared: Unpack[RegionArguments]) -> Tensor:
     """1 - 2 sum(p t) / (sum p + sum t), averaged over the classes present.
 
-    `squared` sums p^2 in the denominator (V-Net, arXiv:1606.04797). Shapes and arguments: see the module.
+    `squared` sums p^2 in the denominator (V-Net, arXiv:1606.04797). Shapes: see the module.
     """
-    options = {"ignore": ignore, "pixel_weight": pixel_weight, "squared": squared}
-    sums = _sums("dice_loss", logits, labels, reduction, per_image, **options)
-    score = _ratio(2 * sums.overlap, sums.predicted + sums.true, sums, smooth)
-    return _over_classes(1 - score, sums, class_weight, reduction)
+    over = _Overlap("dice_loss", logits, labels, shared, squared)
+    return over.reduce(over.wrong(2 * over.sums.overlap, over.sums.predicted + over.sums.true))
 
 
-def generalised_dice_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    ignore: int | None = 255,
-    class_weight: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    per_image: bool = False,
-    smooth: float = 0.0,
-    reduction: str = "mean",
-) -> Tensor:
+def generalised_dice_loss(logits: Tensor, labels: Tensor, **shared: Unpack[RegionArguments]) -> Tensor:
     """1 - 2 sum_c w_c sum(p t) / sum_c w_c (sum p + sum t), w_c = 1 / (sum t)^2 (arXiv:1707.03237).
 
     One number an image (`per_image`) or batch rather than one a class: "none" gives (B,) or a scalar.
     """
-    options = {"ignore": ignore, "pixel_weight": pixel_weight}
-    sums = _sums("generalised_dice_loss", logits, labels, reduction, per_image, **options)
-    present = sums.true > 0
-    weight = torch.where(present, 1 / torch.where(present, sums.true, 1) ** 2, 0)
-    if class_weight is not None:
-        weight = weight * class_weight.to(weight)
-    whole = RegionSums(*((weight * part).sum(-1) for part in sums))
-    score = _ratio(2 * whole.overlap, whole.predicted + whole.true, whole, smooth)
-    return _over_classes(1 - score, whole, None, reduction)
+    over = _Overlap("generalised_dice_loss", logits, labels, shared)
+    present = over.sums.true > 0
+    over.weigh(torch.where(present, 1 / torch.where(present, over.sums.true, 1) ** 2, 0))
+    return over.reduce(over.wrong(2 * over.sums.overlap, over.sums.predicted + over.sums.true))
 
 
 def log_cosh_dice_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    ignore: int | None = 255,
-    squared: bool = False,
-    class_weight: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    smooth: float = 0.0,
+    logits: Tensor, labels: Tensor, *, squared: bool = False, **shared: Unpack[RegionArguments]
 ) -> Tensor:
-    """log(cosh(dice_loss)) of the mean over the classes present: smoother near its minimum (arXiv:2006.14822)."""
-    options = {"squared": squared, "class_weight": class_weight, "pixel_weight": pixel_weight, "smooth": smooth}
-    return dice_loss(logits, labels, ignore=ignore, **options).cosh().log()
+    """log(cosh(dice_loss)) of what `dice_loss` returns: smoother near its minimum (arXiv:2006.14822)."""
+    return dice_loss(logits, labels, squared=squared, **shared).cosh().log()
 
 
-def jaccard_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    ignore: int | None = 255,
-    class_weight: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    per_image: bool = False,
-    smooth: float = 0.0,
-    reduction: str = "mean",
-) -> Tensor:
+def jaccard_loss(logits: Tensor, labels: Tensor, **shared: Unpack[RegionArguments]) -> Tensor:
     """1 - soft IoU: 1 - sum(p t) / (sum p + sum t - sum(p t)) (Rahman & Wang, ISVC 2016)."""
-    options = {"ignore": ignore, "pixel_weight": pixel_weight}
-    sums = _sums("jaccard_loss", logits, labels, reduction, per_image, **options)
-    score = _ratio(sums.overlap, sums.predicted + sums.true - sums.overlap, sums, smooth)
-    return _over_classes(1 - score, sums, class_weight, reduction)
+    over = _Overlap("jaccard_loss", logits, labels, shared)
+    return over.reduce(over.tversky(1.0, 1.0))
 
 
 def tversky_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    ignore: int | None = 255,
-    class_weight: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    per_image: bool = False,
-    smooth: float = 0.0,
-    reduction: str = "mean",
+    logits: Tensor, labels: Tensor, *, alpha: float = 0.3, beta: float = 0.7, **shared: Unpack[RegionArguments]
 ) -> Tensor:
     """1 - TP / (TP + alpha FP + beta FN) (arXiv:1706.05721). alpha = beta = 0.5 is Dice, 1 and 1 Jaccard."""
-    options = {"ignore": ignore, "pixel_weight": pixel_weight}
-    sums = _sums("tversky_loss", logits, labels, reduction, per_image, **options)
-    return _over_classes(1 - _tversky(sums, alpha, beta, smooth), sums, class_weight, reduction)
+    over = _Overlap("tversky_loss", logits, labels, shared)
+    return over.reduce(over.tversky(alpha, beta))
 
 
 def focal_tversky_loss(
@@ -165,21 +144,9 @@ def focal_tversky_loss(
     alpha: float = 0.3,
     beta: float = 0.7,
     gamma: float = 4 / 3,
-    ignore: int | None = 255,
-    class_weight: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    per_image: bool = False,
-    smooth: float = 0.0,
-    reduction: str = "mean",
+    **shared: Unpack[RegionArguments],
 ) -> Tensor:
     """(1 - Tversky)^(1 / gamma) of each class, averaged over those present (arXiv:1810.07842)."""
-    options = {"ignore": ignore, "pixel_weight": pixel_weight}
-    sums = _sums("focal_tversky_loss", logits, labels, reduction, per_image, **options)
-    wrong = 1 - _tversky(sums, alpha, beta, smooth)
+    over = _Overlap("focal_tversky_loss", logits, labels, shared)
     # the slope of a root is infinite at 0: below 1e-6 the loss is flat
-    return _over_classes(wrong.clamp(min=1e-6) ** (1 / gamma), sums, class_weight, reduction)
-
-
-def _tversky(sums: RegionSums, alpha: float, beta: float, smooth: float) -> Tensor:
-    extra, missed = sums.predicted - sums.overlap, sums.true - sums.overlap
-    return _ratio(sums.overlap, sums.overlap + alpha * extra + beta * missed, sums, smooth)
+    return over.reduce(over.tversky(alpha, beta).clamp(min=1e-6) ** (1 / gamma))
