@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data, split, task=model.task)
     evaluation = evaluate(
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
-        precision=options.precision, out=options.out, tile=options.tile, tta=options.tta,
+        precision=options.precision, out=options.out, tile=options.tile, tta=options.tta, crf=options.crf,
         max_detections=options.max_detections, iou_threshold=options.iou, protocol=options.protocol,
         analyse=options.analyse, boundary=options.boundary,
     )  # fmt: skip
@@ -84,7 +84,7 @@ def _predict(options: argparse.Namespace) -> int:
     counts = predict_to_folder(
         load(options.weights), options.sources, options.out, score_threshold=options.score, iou_threshold=options.iou,
         max_detections=options.max_detections, device=options.device, precision=options.precision, tile=options.tile,
-        tta=options.tta, max_frames=options.max_frames,
+        tta=options.tta, crf=options.crf, scores=options.scores, max_frames=options.max_frames,
     )  # fmt: skip
     print(", ".join(f"{count} {name}" for name, count in counts.items()) + f" -> {options.out}")
     return 0
@@ -185,6 +185,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic")
     parser.add_argument("--tile", type=_positive, help="segmentation: cut large images into squares of this side")
     parser.add_argument("--tta", action="store_true", help="segmentation: average over flips and scales")
+    parser.add_argument("--crf", action="store_true", help="segmentation: refine the borders by a dense CRF (slow)")
     parser.add_argument("--iou", type=_share, help="IoU above which the lower-scored of two boxes is dropped")
 
 
@@ -218,6 +219,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for pictures, videos, predictions.json; must not exist")
     parser.add_argument("--score", type=_share, default=0.3, help="lowest score that is shown (default: %(default)s)")
     parser.add_argument("--max-detections", type=_positive, help="of an image; default: the model's own")
+    parser.add_argument(
+        "--scores", action="store_true", help="segmentation: write the class probabilities of images to scores/NAME.npy"
+    )
     parser.add_argument("--max-frames", type=_positive, help="end a video or camera after this many frames")
 
 

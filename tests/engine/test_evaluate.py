@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 from vision.data.resize import Preprocess
 from vision.engine.evaluate import evaluate
+from vision.metrics import SurfaceDistance
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Detections, Sample, Segmentation, Target
 
@@ -98,6 +100,14 @@ class Painter(VisionModel):
         return [Segmentation(torch.from_numpy(painted(int(image[0, 0, 0])))) for image in outputs.logits]
 
 
+class SurePainter(Painter):
+    """With class scores too: 1 for what it paints."""
+
+    def decode(self, outputs, sizes, **_):
+        found = super().decode(outputs, sizes)
+        return [Segmentation(one.labels, one_hot(one.labels, 3).permute(2, 0, 1).float()) for one in found]
+
+
 def painted(number):
     rng = np.random.default_rng(500 + number)
     truth = Numbered().target(number, semantic=True).semantic.astype(np.int64)
@@ -173,6 +183,17 @@ def test_class_maps_equal_numpy_and_are_written(tmp_path):
     written = json.loads((tmp_path / "val" / "metrics.json").read_text())
     assert written["per_class"]["bee"]["IoU"] == pytest.approx(iou[1], abs=1e-12)
     assert written["pixel_accuracy"] == pytest.approx(np.diag(matrix).sum() / matrix.sum(), abs=1e-12)
+
+
+def test_outlines_of_class_maps_on_request():
+    found = evaluate(SurePainter(), Numbered(), analyse=True, progress=False, device="cpu").to_dict()
+    assert set(found) >= {"semantic", "surface"}
+    expected = SurfaceDistance(CLASSES)
+    for index in range(len(Numbered())):
+        truth = torch.from_numpy(Numbered().target(index, semantic=True).semantic).long()
+        expected.update(torch.from_numpy(painted(index))[None], truth[None])
+    assert found["surface"] == expected.compute().to_dict()
+    assert found["surface"]["per_class"]["bee"]["hd95"] > 0
 
 
 def test_batch_size_and_workers_change_nothing():

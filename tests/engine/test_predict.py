@@ -40,6 +40,24 @@ class BrightBox(VisionModel):
         return found
 
 
+class Unsure(VisionModel):
+    """Halves whose probabilities rise slowly from one side to the other."""
+
+    task = "semantic"
+    divisor = 1
+
+    def __init__(self):
+        super().__init__(("left", "right"))
+        self.preprocess = Preprocess((32, 32), "keep")
+
+    def forward(self, images, targets=None):
+        column = torch.linspace(-1, 1, images.shape[-1]).expand(len(images), 1, *images.shape[-2:])
+        return SegmentOutputs(torch.cat([-column, column], 1), [])
+
+    def decode(self, outputs, sizes, *, scores=False, **_):
+        return [Segmentation(logits.argmax(0), logits.softmax(0)) for logits in outputs.logits]
+
+
 class Halves(VisionModel):
     """Left half of the picture is class 0, right half class 1."""
 
@@ -112,6 +130,27 @@ def test_class_maps(folder):
     labels = cv2.imread(str(folder / "out" / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert labels.shape == (96, 128)
     assert (labels[:, :64] == 0).all() and (labels[:, 64:] == 1).all()
+
+
+def test_score_maps_on_request(folder):
+    predict_to_folder(Halves(), folder / "in" / "a.png", folder / "out", progress=False, scores=True)
+    scores = np.load(folder / "out" / "scores" / "a.npy")
+    assert (scores.shape, scores.dtype) == ((2, 96, 128), np.float16)
+    assert scores[0, :, :60].min() > 0.9 and scores[1, :, 68:].min() > 0.9
+    with pytest.raises(ValueError, match="semantic"):
+        predict_to_folder(BrightBox(), folder / "in" / "a.png", folder / "other", progress=False, scores=True)
+
+
+def test_crf_moves_the_border_to_the_edge_in_the_image():
+    # the model's border lies at column 16 of 32, the image's edge at column 20: the CRF follows the colours
+    image = np.full((32, 32, 3), 30, np.uint8)
+    image[:, 20:] = 220
+    (plain,) = predict(Unsure(), image, device="cpu")
+    (refined,) = predict(Unsure(), image, device="cpu", crf=True)
+    assert plain.segmentation.labels.sum(1).float().mean() == 16
+    assert refined.segmentation.labels.sum(1).float().mean() == 12
+    with pytest.raises(ValueError, match="semantic"):
+        next(predict(BrightBox(), image, crf=True))
 
 
 def test_no_detection_is_an_empty_list(folder):

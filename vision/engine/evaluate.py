@@ -91,6 +91,7 @@ def evaluate(
     out: str | Path | None = None,
     tile: int | None = None,
     tta: bool = False,
+    crf: bool = False,
     max_detections: int = 100,
     iou_threshold: float | None = None,
     protocol: str = "coco",
@@ -112,8 +113,8 @@ def evaluate(
     if hasattr(model, "views"):
         return _evaluate_tasks(
             model, dataset, out, batch_size=batch_size, workers=workers, device=device, precision=precision,
-            max_detections=max_detections, protocol=protocol, analyse=analyse, progress=progress, rank=rank,
-            world=world,
+            max_detections=max_detections, iou_threshold=iou_threshold, protocol=protocol, analyse=analyse,
+            progress=progress, rank=rank, world=world,
         )  # fmt: skip
     needed = "semantic" if model.task == "semantic" else "instance" if model.task == "instance" else "detection"
     if needed not in dataset.tasks:
@@ -125,7 +126,7 @@ def evaluate(
         options["iou_threshold"] = iou_threshold
     panoptic = model.task == "panoptic" and "panoptic" in dataset.tasks
     kind = PanopticInference if panoptic else Inference
-    inference = kind(model, device=device, precision=precision, tile=tile, tta=tta, **options)
+    inference = kind(model, device=device, precision=precision, tile=tile, tta=tta, crf=crf, **options)
     limits = _limits(max_detections)
     metrics = _metrics(model, DetectionOptions(protocol=protocol, analyse=analyse, max_detections=limits), boundary)
     if panoptic:

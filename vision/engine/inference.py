@@ -14,6 +14,7 @@ from vision.data.resize import Placement, Preprocess, restore_detections, restor
 from vision.engine.device import autocast, choose_device, choose_precision
 from vision.layers.fold import fold_batch_norms
 from vision.models import VisionModel
+from vision.ops.crf import dense_crf
 from vision.structures import Detections, Geometry, Segmentation
 
 __all__ = ["Inference", "preprocess_of", "stack_images"]
@@ -40,7 +41,8 @@ class Inference:
 
     The model itself is not touched: the copy used here is in evaluation mode, has its batch norms folded into its
     convolutions (`fold`) and lies on `device` in channels_last. `tile` cuts larger images of a segmentation model into
-    overlapping squares of that side; `tta` averages over flips and scales. `options` go to `decode`.
+    overlapping squares of that side; `tta` averages over flips and scales; `crf` refines the borders by a dense CRF
+    with DeepLab v2's parameters. `options` go to `decode`.
     """
 
     def __init__(
@@ -52,16 +54,17 @@ class Inference:
         fold: bool = True,
         tile: int | None = None,
         tta: bool = False,
+        crf: bool = False,
         **options: Any,
     ):
-        if (tile or tta) and model.task != "semantic":
-            raise ValueError(f"tile and tta are for semantic segmentation; this model's task is {model.task!r}")
+        if (tile or tta or crf) and model.task != "semantic":
+            raise ValueError(f"tile, tta and crf are for semantic segmentation; this model's task is {model.task!r}")
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.classes, self.task, self.preprocess = model.classes, model.task, preprocess_of(model)
         ready = fold_batch_norms(model) if fold else copy.deepcopy(model).eval()
         self.model = ready.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.tile, self.tta = tile, tta
+        self.tile, self.tta, self.crf = tile, tta, crf
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
@@ -87,6 +90,8 @@ class Inference:
         sizes = torch.tensor([placement.size for placement in placements], device=self.device)
         if self.task == "semantic":
             found = self._segment(images, sizes)
+            if self.crf:
+                found = [_refined(one, image) for one, image in zip(found, images)]
             return [restore_segmentation(one, geometry, i) for i, one in enumerate(found)]
         with autocast(self.device, self.precision):
             outputs = self.model(images)
@@ -109,3 +114,12 @@ class Inference:
             else:
                 outputs = self.model(images)
         return self.model.decode(outputs, sizes, scores=True, **self.options)
+
+
+def _refined(found: Segmentation, image: Tensor) -> Segmentation:
+    """`found` after the dense CRF on its own part of the prepared image (3, H, W)."""
+    height, width = found.labels.shape
+    if found.scores is None or len(found.scores) < 2 or found.scores.shape[0] <= int(found.labels.max()):
+        raise ValueError("crf: it needs the probabilities of two or more classes, of which each pixel has one")
+    scores = dense_crf(found.scores, image[:, :height, :width])
+    return Segmentation(scores.argmax(0), scores)

@@ -55,6 +55,7 @@ def predict(
     precision: str = "auto",
     tile: int | None = None,
     tta: bool = False,
+    crf: bool = False,
 ) -> Iterator[Prediction]:
     """Yields a Prediction for every image and every frame of `sources`, one at a time: memory does not grow.
 
@@ -70,6 +71,7 @@ def predict(
         precision=precision,
         tile=tile,
         tta=tta,
+        crf=crf,
     )
     return (_predict_one(inference, frame) for source in find_sources(sources) for frame in frames(source))
 
@@ -82,7 +84,7 @@ def _inference(
     max_detections: int | None = None,
     **options: Any,
 ) -> Inference:
-    """`options` are those of Inference itself: device, precision, tile, tta."""
+    """`options` are those of Inference itself: device, precision, tile, tta, crf."""
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"predict: score threshold {score_threshold}; expected a number in 0..1")
     decoding = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
@@ -104,21 +106,25 @@ def predict_to_folder(
     *,
     max_frames: int | None = None,
     progress: bool = True,
+    scores: bool = False,
     **options: Any,
 ) -> dict[str, int]:
     """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames (and objects).
 
     Annotated pictures keep their names, videos their frame rate and size. Detections also go to predictions.json
-    (COCO's results format plus `file_name` and `frame`), the class maps of single images to masks/NAME.png.
+    (COCO's results format plus `file_name` and `frame`), the class maps of single images to masks/NAME.png and, with
+    `scores`, their class probabilities (C, H, W) in half precision to scores/NAME.npy.
     `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
     """
     from tqdm import tqdm
 
     found = find_sources(sources)
     inference = _inference(model, **options)
+    if scores and inference.task != "semantic":
+        raise ValueError(f"scores: maps of class scores are of semantic segmentation; this is {inference.task}")
     counts = {"images": 0, "frames": 0}
     shown = progress and len(found) > 1
-    with output_folder(out) as folder, _Results(folder, inference) as results:
+    with output_folder(out) as folder, _Results(folder, inference, scores) as results:
         named = zip(_distinct_names(found), found)
         for name, source in tqdm(named, total=len(found), unit="source", disable=not shown, leave=False):
             if source.kind in ("image", "array"):
@@ -180,10 +186,11 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 
 
 class _Results:
-    """What goes beside the pictures: predictions.json for detections, masks/ for class maps."""
+    """What goes beside the pictures: predictions.json for detections, masks/ (and scores/) for class maps."""
 
-    def __init__(self, folder: Path, inference: Inference):
+    def __init__(self, folder: Path, inference: Inference, scores: bool):
         self.masks = folder / "masks"
+        self.scores = folder / "scores" if scores else None
         self.list = None if inference.task == "semantic" else JsonList(folder / "predictions.json")
         self.counts = {} if self.list is None else {"objects": 0}
 
@@ -195,6 +202,10 @@ class _Results:
         elif Path(name).suffix.lower() not in (".mp4", ".avi", ".mkv", ".mov"):
             labels = prediction.segmentation.labels.cpu().numpy()
             _write_image((self.masks / name).with_suffix(".png"), labels.astype(np.uint8))
+            if self.scores is not None:
+                path = (self.scores / name).with_suffix(".npy")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, prediction.segmentation.scores.half().cpu().numpy())
 
     def __enter__(self) -> _Results:
         return self
