@@ -40,21 +40,35 @@ def runs_from_bitmaps(masks: Tensor, sizes: Tensor | None = None) -> Runs:
 def _changes(solid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mask, row and column of each pixel of (N, H, W) bool that differs from the one above it; above and below the
     image is background."""
-    count, height, width = solid.shape
-    words = solid.view(torch.uint8 if width % 8 else torch.int64)
-    filled = words.amax(-1) > 0  # (N, H)
-    rows = filled.flatten().nonzero()[:, 0]
-    lines = torch.nn.functional.pad(solid.view(-1, width)[rows], (0, -width % 8, 0, 1))  # an empty one at the end
-    line = torch.full((count, height + 2), len(rows), device=solid.device)
-    line[:, 1:-1][filled] = torch.arange(len(rows), device=solid.device)
-    above, here = line[:, :-1], line[:, 1:]
-    mask, row = ((above < len(rows)) | (here < len(rows))).nonzero(as_tuple=True)
-    lines = lines.view(torch.int64)
-    change = lines[here[mask, row]].bitwise_xor_(lines[above[mask, row]])
-    entry, word = (change != 0).nonzero(as_tuple=True)  # of booleans much faster than of int64
-    part, byte = change[entry, word].view(torch.uint8).view(-1, 8).nonzero(as_tuple=True)
-    entry = entry[part]
-    return mask[entry], row[entry], word[part] * 8 + byte
+    _, height, width = solid.shape
+    words = solid.view(torch.uint8 if width % 8 else torch.int64).flatten(0, 1)  # (N * H, W / 8)
+    rows = words.amax(-1).nonzero()[:, 0]  # those with foreground
+    lines = words.index_select(0, rows)
+    if width % 8:
+        lines = torch.nn.functional.pad(lines, (0, -width % 8)).view(torch.int64)
+    alone = torch.ones(len(rows) + 1, dtype=torch.bool, device=rows.device)  # the line before is not the row above
+    alone[1:-1] = (rows[1:] != rows[:-1] + 1) | (rows[1:] % height == 0)
+    change = torch.empty_like(lines)
+    torch.bitwise_xor(lines[1:], lines[:-1], out=change[1:])
+    top, last = alone[:-1].nonzero()[:, 0], alone[1:].nonzero()[:, 0]
+    change[top] = lines.index_select(0, top)
+    line, column = _pixels(change)
+    end, end_column = _pixels(lines.index_select(0, last))  # background follows: they change in the next row
+    place = torch.cat([rows[line], rows[last[end]]])
+    mask = torch.div(place, height, rounding_mode="floor")
+    row = place - mask * height
+    row[len(line) :] += 1
+    return mask, row, torch.cat([column, end_column])
+
+
+def _pixels(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Line and column of each byte that is not 0 in words (L, W / 8) int64."""
+    across, words = words.shape[1], words.flatten()
+    place = (words != 0).nonzero()[:, 0]  # of booleans much faster than of int64
+    part, byte = words[place].view(torch.uint8).view(-1, 8).nonzero(as_tuple=True)
+    place = place[part]
+    line = torch.div(place, across, rounding_mode="floor")
+    return line, (place - line * across) * 8 + byte
 
 
 def runs_from_rle(masks: Sequence[dict]) -> Runs:
