@@ -57,7 +57,7 @@ FAMILIES = {
     "retinanet": ("retinanet_resnet18_fpn", {"smallest_anchor": 16, **DENSE}, 120, 2e-3),
     "fcos": ("fcos_resnet18_fpn", DENSE, 120, 2e-3),
     "ssd": ("ssd300_vgg16", {"width": 0.25}, 200, 1e-3),
-    "ssdlite": ("ssdlite320_mobilenet_v3_large", {"fine": True, "smallest": 0.1}, 120, 2e-3),
+    "ssdlite": ("ssdlite320_mobilenet_v3_large", {"fine": True, "smallest": 0.1}, 300, 4e-3),
     "centernet": ("centernet_resnet18", {"channels": [128, 64, 64], "backbone_options": HALF}, 160, 2e-3),
     "fast_rcnn": ("fast_rcnn", {k: v for k, v in REGIONS.items() if k != "smallest_anchor"}, 120, 1e-3),
     "faster_rcnn": ("faster_rcnn", REGIONS, 120, 1e-3),
