@@ -69,7 +69,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta, crf=options.crf,
         max_detections=options.max_detections, iou_threshold=options.iou, protocol=options.protocol,
-        analyse=options.analyse, boundary=options.boundary,
+        analyse=options.analyse, boundary=options.boundary, per_image=options.per_image,
     )  # fmt: skip
     print(evaluation.table())
     if options.out:
@@ -98,7 +98,7 @@ def _score(options: argparse.Namespace) -> int:
         classes = int(classes[0])
     return main_score(
         options.task, options.truth, options.predictions, options.out, classes=classes, ignore=options.ignore,
-        protocol=options.protocol, analyse=options.analyse,
+        protocol=options.protocol, analyse=options.analyse, per_image=options.per_image,
     )  # fmt: skip
 
 
@@ -209,8 +209,9 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--analyse", action="store_true",
         help="also, of objects: precision-recall curves, best scores, confusion matrix, shares of errors; of semantic "
-        "maps: Hausdorff distance, HD95, mean surface distance and boundary IoU",
+        "maps: average precision, Hausdorff distance, HD95, mean surface distance, boundary IoU, Rand scores",
     )  # fmt: skip
+    parser.add_argument("--per-image", action="store_true", help="semantic maps: means over images")
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:

@@ -63,6 +63,13 @@ def test_analysis_of_files(tmp_path, capsys):
     assert "false alarm" in capsys.readouterr().out
 
 
+def test_masks_of_another_size_than_the_image_are_named(tmp_path):
+    case = random_case(8, "segm", images=5)
+    files = write_case(tmp_path, case, "segm", images=[{"id": i, "height": 64, "width": 60} for i in range(5)])
+    with pytest.raises(ValueError, match=r"has size \[64, 64\]; expected that of the image, \[64, 60\]"):
+        main_score("instance", *files)
+
+
 def test_real_images_with_perturbed_boxes_equal_pycocotools(real_data, tmp_path):
     path = real_data("coco256") / "annotations" / "instances_val2017.json"
     content, rng = json.loads(path.read_text()), np.random.default_rng(0)
@@ -120,6 +127,14 @@ def test_semantic_folders(tmp_path, capsys):
     assert main_score("semantic", tmp_path / "truth", tmp_path / "found", tmp_path / "out.json") == 0
     assert json.loads((tmp_path / "out.json").read_text())["pixel_accuracy"] == 0.5
     assert "mIoU" in capsys.readouterr().out
+    files = (tmp_path / "truth", tmp_path / "found", tmp_path / "more.json")
+    assert main_score("semantic", *files, analyse=True, per_image=True) == 0
+    figures = json.loads((tmp_path / "more.json").read_text())
+    assert figures["semantic"]["averaged_over"] == "mean over 1 images"
+    assert figures["surface"]["per_class"]["class 1"]["hausdorff"] == "infinity"
+    # class 0 is one pixel, whose only pair is with itself; the other one is not found
+    assert figures["rand"]["per_class"]["class 0"]["V_rand"] is None
+    assert "rand_error" in capsys.readouterr().out
     (tmp_path / "found" / "1.png").unlink()
     with pytest.raises(ValueError, match="no masks in it"):
         main_score("semantic", tmp_path / "truth", tmp_path / "found")

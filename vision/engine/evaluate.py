@@ -17,7 +17,8 @@ from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
 from vision.engine.output import JsonList, coco_results, output_folder, write_json
 from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
-from vision.metrics import DetectionOptions, DetectionScore, PanopticQuality, SegmentationScore, SurfaceDistance
+from vision.metrics import DetectionOptions, DetectionScore, PanopticQuality
+from vision.metrics.semantic import SEMANTIC_TITLES, semantic_metrics, update_semantic
 from vision.models import VisionModel
 from vision.structures import Detections, Segmentation
 
@@ -62,8 +63,7 @@ TITLES = {
     "panoptic": "Panoptic segmentation",
     "bbox": "Boxes",
     "segm": "Masks",
-    "semantic": "Semantic segmentation",
-    "surface": "Outlines, in pixels of the source images",
+    **SEMANTIC_TITLES,
 }
 
 
@@ -97,6 +97,7 @@ def evaluate(
     protocol: str = "coco",
     analyse: bool = False,
     boundary: bool = False,
+    per_image: bool = False,
     progress: bool = True,
     rank: int = 0,
     world: int = 1,
@@ -107,14 +108,15 @@ def evaluate(
     and panoptic/NAME.png: a panoptic model's, where the data set has panoptic annotations. With several processes each
     takes every `world`-th image and the metrics are summed over all of them: nothing is seen twice; every process
     returns the same result. protocol, analyse: of detections, as in `DetectionOptions`; of semantic maps, analyse
-    measures their outlines too. ValueError when the classes differ or the data set lacks what the task needs.
+    measures average precision, outlines and connected regions too, and per_image takes means over images. ValueError
+    when the classes differ or the data set lacks what the task needs.
     """
     check_classes(model, dataset)
     if hasattr(model, "views"):
         return _evaluate_tasks(
             model, dataset, out, batch_size=batch_size, workers=workers, device=device, precision=precision,
-            max_detections=max_detections, iou_threshold=iou_threshold, protocol=protocol, analyse=analyse,
-            progress=progress, rank=rank, world=world,
+            max_detections=max_detections, protocol=protocol, analyse=analyse, progress=progress, rank=rank,
+            world=world, per_image=per_image,
         )  # fmt: skip
     needed = "semantic" if model.task == "semantic" else "instance" if model.task == "instance" else "detection"
     if needed not in dataset.tasks:
@@ -128,7 +130,8 @@ def evaluate(
     kind = PanopticInference if panoptic else Inference
     inference = kind(model, device=device, precision=precision, tile=tile, tta=tta, crf=crf, **options)
     limits = _limits(max_detections)
-    metrics = _metrics(model, DetectionOptions(protocol=protocol, analyse=analyse, max_detections=limits), boundary)
+    detection = DetectionOptions(protocol=protocol, analyse=analyse, max_detections=limits)
+    metrics = _metrics(model, detection, boundary, per_image)
     if panoptic:
         metrics["panoptic"] = PanopticQuality(dataset.classes)
     results = _results(
@@ -161,10 +164,10 @@ def _evaluate_tasks(model: Any, dataset: Any, out: str | Path | None, **options:
     return replace(parts[0], results={kind: result for part in parts for kind, result in part.results.items()})
 
 
-def _metrics(model: VisionModel, options: DetectionOptions, boundary: bool) -> dict[str, Any]:
+def _metrics(model: VisionModel, options: DetectionOptions, boundary: bool, per_image: bool) -> dict[str, Any]:
     if model.task == "semantic":
-        pixels = {"semantic": SegmentationScore(model.classes, 255 if len(model.classes) <= 255 else -1)}
-        return {**pixels, "surface": SurfaceDistance(model.classes)} if options.analyse else pixels
+        ignore = 255 if len(model.classes) <= 255 else -1
+        return semantic_metrics(model.classes, ignore, analyse=options.analyse, per_image=per_image, with_scores=True)
     kinds = ["bbox"]
     if model.task in ("instance", "panoptic"):
         kinds += ["segm", "boundary"] if boundary else ["segm"]
@@ -180,8 +183,7 @@ def _limits(max_detections: int) -> tuple[int, ...]:
 def _update(metrics: dict[str, Any], result: Found, dataset: Any, index: int) -> None:
     if "semantic" in metrics:
         truth = torch.from_numpy(dataset.target(index, semantic=True).semantic).to(result.labels.device)
-        for metric in metrics.values():
-            metric.update(result.labels[None], truth[None].long())
+        update_semantic(metrics, result.labels, truth.long(), result.scores)
         return
     if isinstance(result, PanopticFound):
         metrics["panoptic"].update([result.segments], [panoptic_truth(dataset, index)])

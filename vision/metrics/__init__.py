@@ -1,10 +1,12 @@
 """Metrics: each has `update`, `compute() -> result` (`to_dict`, `table`), `merge`, `all_reduce`, `reset`, `to`."""
 
 from vision.metrics.boundary import boundary_iou
+from vision.metrics.confusion import confusion_matrix
 from vision.metrics.detection import DetectionAP, DetectionResult
 from vision.metrics.detection_score import DetectionOptions, DetectionScore
 from vision.metrics.panoptic import PanopticMap, PanopticQuality, PanopticResult, panoptic_map
-from vision.metrics.segmentation import SegmentationResult, SegmentationScore, confusion_matrix
+from vision.metrics.rand import RandResult, RandScore
+from vision.metrics.segmentation import SegmentationResult, SegmentationScore
 from vision.metrics.surface import surface_figures
 from vision.metrics.surface_score import SurfaceDistance, SurfaceResult
 from vision.metrics.voc import VocAP, VocResult
@@ -17,6 +19,8 @@ __all__ = [
     "PanopticMap",
     "PanopticQuality",
     "PanopticResult",
+    "RandResult",
+    "RandScore",
     "SegmentationResult",
     "SegmentationScore",
     "SurfaceDistance",

@@ -13,7 +13,7 @@ from vision.metrics.coco_files import read_case
 from vision.metrics.detection_score import DetectionOptions, detection_result
 from vision.metrics.mask_files import paired_masks, panoptic_cases, read_index_mask
 from vision.metrics.panoptic import PanopticQuality
-from vision.metrics.segmentation import SegmentationScore
+from vision.metrics.semantic import SemanticResults, semantic_metrics, update_semantic
 from vision.structures import ClassMap
 
 __all__ = ["main_score", "score_detections", "score_panoptic", "score_semantic"]
@@ -40,22 +40,24 @@ def main_score(
     pycocotools_ids: bool = False,
     protocol: str = "coco",
     analyse: bool = False,
+    per_image: bool = False,
     style: str = "console",
 ) -> int:
     """Write the table of a task's metrics to standard output and, with `out`, the figures to that JSON file; 0.
 
     task: "detection", "instance" or "boundary" (COCO ground truth and results), "semantic" (two folders of index
     masks), or "panoptic" (two COCO panoptic JSON files beside their PNG folders). protocol, of detections: "coco",
-    "voc" or "voc_inclusive"; analyse: their curves, confusion matrix and error shares as well. pycocotools_ids: a match
-    with annotation id 0 counts as none, as there. ValueError, or the system's own error for a file that cannot be
-    read, names the culprit; nothing is written then.
+    "voc" or "voc_inclusive"; analyse: their curves, confusion matrix and error shares as well; of masks, outlines and
+    connected regions. per_image: semantic figures are means over images. pycocotools_ids: a match with annotation id 0
+    counts as none, as there. ValueError, or the system's own error for a file that cannot be read, names the culprit;
+    nothing is written then.
     """
     notes: tuple[str, ...] = ()
     if task in KIND_OF_TASK:
         options = DetectionOptions(KIND_OF_TASK[task], protocol, max_detections, analyse)
         result, notes = score_detections(truth_path, predictions_path, options, pycocotools_ids)
     elif task == "semantic":
-        result = score_semantic(truth_path, predictions_path, classes, ignore)
+        result = score_semantic(truth_path, predictions_path, classes, ignore, analyse=analyse, per_image=per_image)
     elif task == "panoptic":
         result = score_panoptic(truth_path, predictions_path)
     else:
@@ -77,12 +79,18 @@ def score_detections(
 
 
 def score_semantic(
-    truth: str | Path, predictions: str | Path, classes: ClassMap | list[str] | int | None = None, ignore: int = 255
+    truth: str | Path,
+    predictions: str | Path,
+    classes: ClassMap | list[str] | int | None = None,
+    ignore: int = 255,
+    *,
+    analyse: bool = False,
+    per_image: bool = False,
 ) -> Result:
-    """Confusion-matrix scores of a folder of masks; without `classes`, they are 0 to the largest value of the truth."""
+    """`semantic_metrics` of a folder of masks; without `classes`, they are 0 to the truth's largest value."""
     pairs = paired_masks(truth, predictions)
     known = ClassMap.of(classes) if classes is not None else ClassMap.of(_largest(pairs, ignore) + 1)
-    score = SegmentationScore(known, ignore)
+    metrics = semantic_metrics(known, ignore, analyse=analyse, per_image=per_image)
     for fact, guess in pairs:
         expected, given = read_index_mask(fact), read_index_mask(guess)
         if expected.shape != given.shape:
@@ -90,8 +98,8 @@ def score_semantic(
         beyond = expected[(expected != ignore) & (expected >= len(known))]
         if len(beyond):
             raise ValueError(f"{fact}: value {int(beyond[0])}; expected 0 to {len(known) - 1} or {ignore}")
-        score.update(given, expected)
-    return score.compute()
+        update_semantic(metrics, given, expected)
+    return SemanticResults({name: metric.compute() for name, metric in metrics.items()})
 
 
 def _largest(pairs: list[tuple[Path, Path]], ignore: int) -> int:

@@ -17,7 +17,7 @@ from vision.metrics.sums import gather_objects, sum_over_processes
 from vision.metrics.table import null_undefined, result_table
 from vision.structures import ClassMap
 
-__all__ = ["SegmentationResult", "SegmentationScore", "confusion_matrix", "segmentation_figures"]
+__all__ = ["SegmentationResult", "SegmentationScore", "segmentation_figures"]
 
 
 def segmentation_figures(

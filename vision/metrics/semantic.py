@@ -1,0 +1,63 @@
+"""What is measured of semantic maps: pixels always; outlines, regions and the order of scores on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vision.metrics.rand import RandScore
+from vision.metrics.segmentation import SegmentationScore
+from vision.metrics.surface_score import SurfaceDistance
+from vision.structures import ClassMap
+
+__all__ = ["SEMANTIC_TITLES", "SemanticResults", "semantic_metrics", "update_semantic"]
+
+SCORE_BINS = 4096
+SEMANTIC_TITLES = {
+    "semantic": "Semantic segmentation",
+    "surface": "Outlines, in pixels of the source images",
+    "rand": "Connected regions",
+}
+
+
+def semantic_metrics(
+    classes: ClassMap, ignore: int = 255, *, analyse: bool = False, per_image: bool = False, with_scores: bool = False
+) -> dict[str, Any]:
+    """The metrics by name: "semantic"; with `analyse`, "surface" (Hausdorff distance, HD95, mean surface distance,
+    surface Dice, boundary IoU) and "rand", and in "semantic" the average precision where there are scores.
+
+    per_image: figures of pixels are means over images (average precision is not made then).
+    """
+    bins = SCORE_BINS if analyse and with_scores and not per_image else 0
+    metrics: dict[str, Any] = {"semantic": SegmentationScore(classes, ignore, per_image=per_image, score_bins=bins)}
+    if analyse:
+        metrics |= {"surface": SurfaceDistance(classes, ignore=ignore), "rand": RandScore(classes, ignore)}
+    return metrics
+
+
+def update_semantic(metrics: dict[str, Any], labels: Tensor, truth: Tensor, scores: Tensor | None = None) -> None:
+    """Count one image, labels and truth (H, W), scores (C, H, W), in each of `semantic_metrics`."""
+    for metric in metrics.values():
+        if isinstance(metric, SegmentationScore) and metric.precision:
+            metric.update(labels[None], truth[None], None if scores is None else scores[None])
+        else:
+            metric.update(labels[None], truth[None])
+
+
+@dataclass(frozen=True)
+class SemanticResults:
+    """The results of `semantic_metrics` by name."""
+
+    results: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """One metric stands at the top level, several each under their own name."""
+        parts = {name: result.to_dict() for name, result in self.results.items()}
+        return next(iter(parts.values())) if len(parts) == 1 else parts
+
+    def table(self, style: str = "console") -> str:
+        """The tables one after the other: "console", "markdown" or "csv"."""
+        tables = [f"{SEMANTIC_TITLES[name]}\n{result.table(style)}" for name, result in self.results.items()]
+        return "\n\n".join(tables) if len(tables) > 1 else next(iter(self.results.values())).table(style)
