@@ -190,3 +190,44 @@ def test_coco256_has_its_grey_and_empty_images(real_data, data):
 @pytest.mark.parametrize("name", ["camvid", "membrane", "coco256"])
 def test_the_other_real_data_sets_have_notes_alone(real_data, name):
     assert [problem for problem in check_dataset(real_data(name)) if problem.severity != "note"] == []
+
+
+def test_boxes_rings_and_classes_that_are_wrong(tmp_path):
+    content = coco_content()
+    first = content["annotations"][0]
+    content["annotations"] += [
+        first | {"id": 21, "bbox": [40, 5, 4, 4]},  # outside of the image, 30 pixels wide
+        first | {"id": 22, "bbox": [25, 5, 10, 4]},  # passes its edge by 5
+        first | {"id": 23, "bbox": [26, 5, 4.5, 4]},  # by half a pixel: rounding
+        first | {"id": 24, "segmentation": [[4, 5, 14, 5, 14, 11], [1, 1, 2, 2]]},  # the second ring has two points
+    ]
+    path = coco_folder(tmp_path / "coco", content)
+    warned = sorted(where for _, where, _ in found(path, "warning"))
+    assert warned == ["annotation 21", "annotation 22", "annotation 24"]
+    assert found(path, "error") == []
+    voc_folder(tmp_path / "voc", {"a": [("dog", 1, 1, 5, 5), ("unicorn", 1, 1, 5, 5)]})
+    (tmp_path / "voc" / "classes.txt").write_text("cat\ndog\n")
+    ((file, where, value),) = found(tmp_path / "voc", "error")
+    assert (file, value) == ("a.xml", "class 'unicorn'")
+    assert where
+
+
+def test_files_without_their_other_half(tmp_path):
+    path = yolo_folder(tmp_path / "yolo", {"a": "0 0.5 0.5 0.4 0.4", "b": "1 0.5 0.5 0.4 0.4"})
+    (tmp_path / "yolo" / "images" / "train" / "b.png").unlink()
+    assert found(path, "warning") == [("b.txt", "", "a label file without an image")]
+    path = panoptic_folder(tmp_path / "panoptic")
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 2, "file_name": "b.png", "height": 20, "width": 30})
+    path.write_text(json.dumps(content))
+    assert found(path, "warning") == [("panoptic_val2017.json", "image 2", "no panoptic annotation")]
+    masks = {"a": np.array([[0, 1], [2, 2]], np.uint8)}
+    ((_, _, value),) = found(mask_folder(tmp_path / "masks", masks), "note")
+    assert value == "3 values (0..2) without names"
+
+
+def test_inks_are_noted(tmp_path):
+    path = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.4 0.4\n1 0.5 0.5 0.2 0.2"})
+    Image.fromarray(np.zeros((20, 30, 4), np.uint8), "CMYK").save(tmp_path / "images" / "train" / "a.jpg")
+    (tmp_path / "images" / "train" / "a.png").unlink()
+    assert [value for _, _, value in found(path)] == ["CMYK image"]
