@@ -15,7 +15,7 @@ from vision.models import build_model
 SEGMENTATION = [
     name
     for name in recipe_names()
-    if read_recipe(name).get("model", "yolo").startswith(("unet", "deeplab", "psp", "fast"))
+    if read_recipe(name).get("model", "yolo").startswith(("unet", "deeplab", "pspnet", "fastfcn"))
 ]
 PAPERS = {"voc_deeplab": 21, "cityscapes_pspnet": 19, "ade20k_fastfcn": 150, "camvid_full": 11}
 CLASSES = {**PAPERS, "membrane": 2, "shapes_segmentation": 6}  # the others are CamVid's

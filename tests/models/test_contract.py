@@ -1,6 +1,7 @@
 """Every model through every promise of the model contract. A new model joins by one line in `SMALL`."""
 
 import copy
+import dataclasses
 import functools
 
 import pytest
@@ -206,6 +207,19 @@ def test_batch_of_one_and_one_class(name):
     sizes = torch.tensor([[64, 64]])
     with torch.no_grad():
         check_decoded(model, model.eval().decode(model(images), sizes), sizes)
+
+
+@models("ignored")
+def test_all_pixels_ignored_are_no_loss_but_a_gradient(name):
+    model = built(name)
+    if model.task != "semantic":
+        pytest.skip("objects have no pixels to ignore")
+    images = pictures()
+    targets = targets_of(images)
+    targets = dataclasses.replace(targets, semantic=torch.full_like(targets.semantic, 255))
+    losses = train_losses(model, images, targets)
+    check_losses(model, losses)
+    assert sum(float(value.detach()) for key, value in losses.items() if key != "presence") == 0
 
 
 @models("many")
