@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from vision.metrics import SurfaceDistance, boundary_iou, surface_figures
@@ -40,6 +42,30 @@ def test_equals_scipy(shape, unit, direct, device, monkeypatch):
     found = outline_distances(*(torch.from_numpy(mask).to(device) for mask in masks), spacing)
     for ours, theirs in zip(found, scipy_distances(*masks, spacing)):
         np.testing.assert_allclose(ours.cpu().numpy(), theirs, rtol=1e-14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 9), st.floats(0, 1), st.integers(0, 10**6), st.floats(0, 100))
+def test_equals_brute_force(height, width, density, seed, share):
+    rng = np.random.default_rng(seed)
+    spacing = (1.5, 0.5)
+    masks = rng.random((2, height, width)) < density
+    figures = surface_figures(*torch.from_numpy(masks), spacing, share=share)
+    points = []
+    for mask in masks:
+        padded = np.pad(mask, 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        points.append(np.argwhere(mask & ~inner) * spacing)
+    if not all(len(one) for one in points):
+        expected = math.nan if not len(points[0]) + len(points[1]) else math.inf
+        np.testing.assert_equal([figures["hausdorff"], figures["hd95"], figures["assd"]], [expected] * 3)
+        return
+    far = np.sqrt(((points[0][:, None] - points[1]) ** 2).sum(-1))
+    forth, back = far.min(1), far.min(0)
+    assert figures["hausdorff"] == pytest.approx(max(forth.max(), back.max()), rel=1e-14)
+    assert figures["hd95"] == pytest.approx(max(np.percentile(one, share) for one in (forth, back)), rel=1e-14)
+    assert figures["assd"] == pytest.approx(np.concatenate([forth, back]).mean(), rel=1e-13)
+    assert figures["surface_dice"] == pytest.approx((np.concatenate([forth, back]) <= 1).mean())
 
 
 def test_figures_equal_monai():
