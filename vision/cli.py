@@ -99,6 +99,7 @@ def _score(options: argparse.Namespace) -> int:
     return main_score(
         options.task, options.truth, options.predictions, options.out, classes=classes, ignore=options.ignore,
         protocol=options.protocol, analyse=options.analyse, per_image=options.per_image,
+        pycocotools_ids=options.pycocotools_ids,
     )  # fmt: skip
 
 
@@ -154,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--ignore", type=int, default=255, help="semantic: label that does not count (default: 255)")
     _add_protocol(score)
+    score.add_argument(
+        "--pycocotools-ids", action="store_true", help="objects: a match with annotation id 0 counts as none, as there"
+    )
     check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
     check.add_argument("data", metavar="DATA", help="data set to look at")
     check.add_argument("--split", help="one split only; default: all")

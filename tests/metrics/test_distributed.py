@@ -7,7 +7,16 @@ import torch
 import torch.multiprocessing as processes
 from coco_oracle import random_case
 
-from vision.metrics import DetectionAP, PanopticQuality, SegmentationScore, SurfaceDistance, panoptic_map
+from vision.metrics import (
+    DetectionAP,
+    DetectionOptions,
+    DetectionScore,
+    PanopticQuality,
+    SegmentationScore,
+    SurfaceDistance,
+    VocAP,
+    panoptic_map,
+)
 
 
 def metrics_of(part: slice) -> list:
@@ -17,7 +26,9 @@ def metrics_of(part: slice) -> list:
     predicted = torch.where(torch.rand(6, 16, 16, generator=generator) < 0.8, truth, 0)
     metrics = [DetectionAP(case.classes), DetectionAP(case.classes, "segm"), SegmentationScore(3), PanopticQuality(3)]
     metrics += [SurfaceDistance(3), SegmentationScore(3, per_image=True), SegmentationScore(3, score_bins=64)]
-    for metric in metrics[:2]:
+    analysis = DetectionScore(case.classes, DetectionOptions("segm", analyse=True))
+    metrics += [DetectionAP(case.classes, "boundary"), VocAP(case.classes), analysis]
+    for metric in (*metrics[:2], *metrics[-3:]):
         metric.update(case.detections[part], case.targets[part])
     for metric in (metrics[2], metrics[4], metrics[5]):
         metric.update(predicted[part], truth[part])
@@ -30,7 +41,12 @@ def metrics_of(part: slice) -> list:
 
 def arrays_of(metrics: list) -> list:
     results = [metric.compute() for metric in metrics]
-    arrays = [getattr(result, name) for result in results[:2] for name in ("precision", "recall", "scores")]
+    arrays = [
+        getattr(result, name) for result in (*results[:2], results[-3]) for name in ("precision", "recall", "scores")
+    ]
+    voc, parts = results[-2], results[-1]
+    arrays += [voc.area, voc.eleven_point, parts.confusion.matrix, parts.errors.counts, *parts.curves.best().values()]
+    arrays += [np.array(list(parts.errors.fixed.values()))]
     figures = [*results[5].figures.values(), results[6].figures["average_precision"]]
     return [*arrays, results[2].matrix, *figures, results[3].sums, results[4].values]
 

@@ -7,6 +7,7 @@ import pytest
 from coco_oracle import coco_files, pycocotools_arrays, random_case
 from PIL import Image
 
+from vision.cli import main
 from vision.metrics import DetectionOptions, DetectionScore, VocAP
 from vision.metrics.score import main_score, score_detections, score_panoptic
 
@@ -99,6 +100,10 @@ def test_annotation_id_zero(tmp_path):
         as_reference.precision, pycocotools_arrays(content, [{**box, "score": 1}], "bbox")["precision"]
     )
     assert as_reference.average_precision() == 0
+    for switch, expected in ((["--pycocotools-ids"], 0), ([], pytest.approx(1))):
+        arguments = ["score", "--task", "detection", *map(str, files), "--out", str(tmp_path / "out.json"), *switch]
+        assert main(arguments) == 0
+        assert json.loads((tmp_path / "out.json").read_text())["AP"] == expected
 
 
 def test_category_ids_with_gaps_and_unlisted_categories(tmp_path, capsys):

@@ -116,6 +116,13 @@ def _floats(values: list, width: int | None = None) -> Tensor:
 
 def _runs(entries: list[dict], images: dict) -> Runs:
     shapes = [one["segmentation"] for one in entries]
+    for shape, one in zip(shapes, entries):
+        expected = images[one["image_id"]]
+        if type(shape) is dict and shape["size"] != [expected["height"], expected["width"]]:
+            raise ValueError(
+                f"a mask of image {one['image_id']} has size {shape['size']}; expected that of the image, "
+                f"[{expected['height']}, {expected['width']}]: resize the masks to the images"
+            )
     if set(map(type, shapes)) - {dict}:
         shapes = [_run_lengths(shape, images[one["image_id"]]) for shape, one in zip(shapes, entries)]
     return runs_from_rle(shapes)

@@ -9,22 +9,29 @@ import torch
 from torch import Tensor
 
 from vision.metrics.overlap import Found, Truth
-from vision.metrics.run_reading import runs_from_bitmaps, runs_from_rle
+from vision.metrics.run_reading import runs_from_bitmaps, runs_from_rle, runs_of_several
 from vision.metrics.runs import Runs, concatenate_runs
 from vision.metrics.sums import gather_objects
 from vision.structures import Detections, Target
 
 __all__ = ["DetectionRecords"]
 
+WAITING = 1 << 29
+
 
 class DetectionRecords:
-    """Batches as given, packed: detections stay on their device, targets on the host until they are needed."""
+    """Batches as given, packed: detections stay on their device, targets on the host until they are needed.
+
+    Bitmaps become runs, which means to wait for their device: on the host at once, on a GPU for `WAITING` pixels
+    together; until then there is a copy of them.
+    """
 
     def __init__(self, kind: str):
         self.kind = kind
         self.image_ids: list[int | str] = []
         self.found: list[dict[str, Any]] = []
         self.truth: list[dict[str, Any]] = []
+        self.waiting = 0  # pixels of bitmaps that are not yet runs
 
     def append(self, detections: Sequence[Detections], targets: Sequence[Target]) -> None:
         if len(detections) != len(targets):
@@ -57,13 +64,18 @@ class DetectionRecords:
                 "area": torch.cat([torch.from_numpy(target.area) for target in targets]),
                 "crowd": torch.cat([torch.from_numpy(target.crowd) for target in targets]),
                 "difficult": torch.cat([torch.from_numpy(target.difficult) for target in targets]),
-                "masks": self._masks([target.masks for target in targets], "cpu"),
+                "masks": self._masks([target.masks for target in targets], torch.device("cpu")),
             }
         )
+        if self.waiting > WAITING:
+            self._pack()
 
-    def _masks(self, masks: list, device: Any) -> Runs | None:
+    def _masks(self, masks: list, device: torch.device) -> Runs | list[Tensor] | None:
         if self.kind == "bbox":
             return None
+        if _waits(device) and all(isinstance(mask, Tensor) for mask in masks):
+            self.waiting += sum(mask.numel() for mask in masks)
+            return [mask.clone() if mask.dtype == torch.bool else mask != 0 for mask in masks]
         parts = []
         for mask in masks:
             if mask is None or isinstance(mask, (list, tuple)):
@@ -72,17 +84,31 @@ class DetectionRecords:
                 parts.append(runs_from_bitmaps(torch.as_tensor(mask)))
         return concatenate_runs(parts)
 
+    def _pack(self) -> None:
+        """Turn the bitmaps that wait into runs, all at once."""
+        parts = [part for part in self.found if isinstance(part["masks"], list)]
+        if parts:
+            runs = runs_of_several([mask for part in parts for mask in part["masks"]])
+            stop = 0
+            for part in parts:
+                start, stop = stop, stop + sum(map(len, part["masks"]))
+                part["masks"] = runs.select(torch.arange(start, stop, device=runs.count.device))
+        self.waiting = 0
+
     def extend(self, other: DetectionRecords) -> None:
         shift = len(self.image_ids)
         self.image_ids += other.image_ids
+        self.waiting += other.waiting
         self.found += [{**part, "image": part["image"] + shift} for part in other.found]
         self.truth += [{**part, "image": part["image"] + shift} for part in other.truth]
 
     def to(self, device: torch.device | str) -> None:
+        self._pack()
         self.found = [_moved(part, device) for part in self.found]
         self.truth = [_moved(part, device) for part in self.truth]
 
     def all_gather(self) -> None:
+        self._pack()
         state = (
             self.image_ids,
             [_moved(part, "cpu") for part in self.found],
@@ -98,6 +124,7 @@ class DetectionRecords:
 
     def flat(self) -> tuple[Found, Truth, int]:
         """All detections and ground truths on the detections' device, images numbered by rising id, their number."""
+        self._pack()
         images = len(self.image_ids)
         order = sorted(range(images), key=lambda i: _sort_key(self.image_ids[i]))
         position = torch.empty(images, dtype=torch.int64)
@@ -117,6 +144,10 @@ class DetectionRecords:
             truth["difficult"], truth["masks"],
         )  # fmt: skip
         return detected, actual, images
+
+
+def _waits(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def _check_masks(found: Detections, target: Target, kind: str) -> None:

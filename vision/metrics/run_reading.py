@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vision.metrics.runs import Runs, concatenate_runs
 
-__all__ = ["runs_from_bitmaps", "runs_from_rle"]
+__all__ = ["runs_from_bitmaps", "runs_from_rle", "runs_of_several"]
 
 
 def runs_from_bitmaps(masks: Tensor, sizes: Tensor | None = None) -> Runs:
@@ -35,6 +35,18 @@ def runs_from_bitmaps(masks: Tensor, sizes: Tensor | None = None) -> Runs:
     owner = torch.div(place[0::2], width, rounding_mode="floor")
     column = (place[0::2] - owner * width).int()
     return Runs(column, edge[0::2], edge[1::2], torch.bincount(owner, minlength=count), sizes)
+
+
+def runs_of_several(masks: Sequence[Tensor]) -> Runs:
+    """Runs of bitmaps (N, H, W) bool of several images, which may differ in size, at once on their device."""
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (-2, -1))
+    canvas = masks[0].new_zeros((sum(map(len, masks)), height, width + -width % 8))
+    sizes, start = [], 0
+    for mask in masks:
+        canvas[start : start + len(mask), : mask.shape[1], : mask.shape[2]] = mask
+        start += len(mask)
+        sizes += [mask.shape[-2:]] * len(mask)
+    return runs_from_bitmaps(canvas, torch.tensor(sizes).reshape(-1, 2).to(canvas.device))
 
 
 def _changes(solid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
