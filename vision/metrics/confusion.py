@@ -45,18 +45,23 @@ def _narrow(labels: Tensor, classes: int) -> Tensor:
 
 
 def _counts_on_host(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """The same counts by OpenCV's joint histogram of bytes, which needs no codes, a cache's fill at a time."""
+    """The same counts by OpenCV's joint histogram of bytes, which needs no codes; bytes are read where they lie."""
     import cv2
 
-    side = classes + 1
-    counts = np.zeros((side, side), np.float64)
-    sides = (_unsigned(truth), _unsigned(predicted))
+    counts = np.zeros((classes, 256), np.float64)
+    sides = _unsigned(truth), _unsigned(predicted)
     for begin in range(0, truth.numel(), _AT_ONCE):
-        pair = [np.empty(len(values[begin : begin + _AT_ONCE]), np.uint8) for values in sides]
-        for values, narrow in zip(sides, pair):  # one pass: clamped as wide numbers, written as bytes
-            np.minimum(values[begin : begin + _AT_ONCE], values.dtype.type(classes), out=narrow, casting="unsafe")
-        counts += cv2.calcHist(pair, [0, 1], None, [side, side], [0, side, 0, side])
-    return torch.from_numpy(counts[:-1].astype(np.int64))
+        pair = [_as_bytes(values[begin : begin + _AT_ONCE], classes) for values in sides]
+        counts += cv2.calcHist(pair, [0, 1], None, [classes, 256], [0, classes, 0, 256])  # another truth counts nowhere
+    counts[:, classes] = counts[:, classes:].sum(1)
+    return torch.from_numpy(counts[:, : classes + 1].astype(np.int64))
+
+
+def _as_bytes(values: np.ndarray, classes: int) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    # numpy clamps and narrows in one pass, where torch would write the clamped values out wide in between
+    return np.minimum(values, values.dtype.type(classes), out=np.empty(len(values), np.uint8), casting="unsafe")
 
 
 def _unsigned(labels: Tensor) -> np.ndarray:
