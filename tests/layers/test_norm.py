@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from vision.layers.norm import NORMS, FrozenBatchNorm, build_norm
+from vision.layers.norm import NORMS, FrozenBatchNorm, build_norm, replace_norms
+from vision.models import build_model
 
 
 @pytest.mark.parametrize("name", sorted(set(NORMS) - {"sync_batch"}))
@@ -54,3 +55,32 @@ def test_a_function_a_missing_norm_and_an_unknown_name():
     assert isinstance(build_norm("sync_batch", 4), nn.SyncBatchNorm)
     with pytest.raises(ValueError, match="frozen_batch"):
         build_norm("bach", 4)
+
+
+# a norm option of their own: U-Net alone; backbones: CSP, MobileNet, VGG's relatives, ResNet
+@pytest.mark.parametrize("name", ["yolo_n", "ssdlite320_mobilenet_v3_small", "unet", "fcos_resnet18_fpn", "lraspp"])
+@pytest.mark.parametrize("norm", ["instance", "rms"])
+def test_a_norm_in_place_of_every_batch_norm_of_a_model(name, norm):
+    torch.manual_seed(0)
+    model = build_model(name, 3, norms=norm).eval()
+    assert model.arguments == {"name": name, "norms": norm}
+    kind = type(build_norm(norm, 8))
+    assert sum(isinstance(module, kind) for module in model.modules()) > 5
+    assert not [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm)]
+    with torch.no_grad():
+        outputs = model(torch.rand(1, 3, 128, 128))
+    assert all(
+        value.isfinite().all() for value in (outputs.logits, getattr(outputs, "deltas", None)) if value is not None
+    )
+
+
+def test_replaced_norms_keep_their_scale_and_are_refused_where_there_are_none():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    model[1].weight.data.fill_(3.0)
+    replace_norms(model, "group")
+    assert isinstance(model[1], nn.GroupNorm)
+    assert (model[1].weight == 3).all()
+    with pytest.raises(ValueError, match="Sequential has no batch norm that 'rms'"):
+        replace_norms(model, "rms")
+    with pytest.raises(ValueError, match="choose one of: batch"):
+        build_model("yolo_n", 3, norms="weight")

@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NORMS", "ChannelLayerNorm", "ChannelRMSNorm", "FrozenBatchNorm", "Norm", "build_norm"]
+__all__ = [
+    "NORMS",
+    "ChannelLayerNorm",
+    "ChannelRMSNorm",
+    "FrozenBatchNorm",
+    "InstanceNorm",
+    "Norm",
+    "build_norm",
+    "replace_norms",
+]
 
 # a name in `NORMS`, or a function of the channel count (for another epsilon or momentum), or None for no norm
 Norm = str | Callable[[int], nn.Module] | None
@@ -62,6 +71,19 @@ class ChannelRMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps).permute(0, 3, 1, 2)
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm with scale and shift (arXiv:1607.08022). A map of one pixel, as image pooling and the coarsest
+    levels have it, has no statistics of its own: it is scaled and shifted alone."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__(channels, eps=eps, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] == (1, 1):
+            return x * self.weight[:, None, None] + self.bias[:, None, None]
+        return super().forward(x)
+
+
 def _group_norm(channels: int) -> nn.Module:
     groups = max(count for count in range(1, 33) if channels % count == 0)  # 32 as in arXiv:1803.08494, if it divides
     return nn.GroupNorm(groups, channels)
@@ -73,7 +95,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "frozen_batch": FrozenBatchNorm,
     "group": _group_norm,
     "layer": ChannelLayerNorm,
-    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "instance": InstanceNorm,
     "rms": ChannelRMSNorm,
     "none": lambda channels: nn.Identity(),
 }
@@ -92,3 +114,25 @@ def build_norm(norm: Norm, channels: int) -> nn.Module:
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is not known; choose one of: {', '.join(NORMS)}")
     return NORMS[norm](channels)
+
+
+@torch.no_grad()
+def replace_norms(model: nn.Module, norm: Norm) -> None:
+    """Puts `norm` (as for `build_norm`) in place of every batch norm of `model`, backbone, neck and heads alike.
+
+    Scales and shifts are kept where the new norm has them. ValueError for an unknown name, or without a batch norm.
+    """
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm)
+    ]
+    if not found:
+        raise ValueError(f"norms: {type(model).__name__} has no batch norm that {norm!r} could take the place of")
+    for parent, name, old in found:
+        new = build_norm(norm, len(old.running_mean)).train(old.training)
+        for key in ("weight", "bias"):
+            if isinstance(getattr(new, key, None), Tensor) and isinstance(getattr(old, key, None), Tensor):
+                getattr(new, key).copy_(getattr(old, key))
+        setattr(parent, name, new)

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from vision.layers.norm import replace_norms
 from vision.models.base import TrainStep, VisionModel
 from vision.structures import ClassMap
 
@@ -65,6 +66,7 @@ MODELS: dict[str, str] = {
 def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: Any) -> VisionModel:
     """A freshly initialised model by its name in `MODELS`. Options are the builder's own keyword arguments.
 
+    Every model takes `norms` besides: the name of what stands in place of all its batch norms (`replace_norms`).
     ValueError lists the known names when `name` is not one of them, and the builder's options when one is not known.
     """
     if name not in MODELS:
@@ -72,10 +74,14 @@ def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: A
     module, builder = MODELS[name].split(":")
     build = getattr(importlib.import_module(module), builder)
     known = inspect.signature(build).parameters
+    given, norms = options, options.get("norms")
+    options = {key: value for key, value in options.items() if key != "norms"}
     unknown = [option for option in options if option not in known]
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        allowed = ", ".join(list(known)[1:]) or "none"
+        allowed = ", ".join([*list(known)[1:], "norms"])
         raise ValueError(f"model {name!r} has no option {', '.join(unknown)}; its options are: {allowed}")
     model = build(ClassMap.of(classes), **options)
-    model.arguments = {"name": name, **options}
+    if norms is not None:
+        replace_norms(model, norms)
+    model.arguments = {"name": name, **given}
     return model
