@@ -103,3 +103,16 @@ def test_tools_train_under_accelerate_launch(tmp_path):
     assert done.stdout.count("images per CPU second") == 1  # one process speaks
     assert "2 process(es)" in done.stderr
     assert (out / "best.safetensors").is_file()
+
+
+def test_a_launcher_that_starts_a_single_process_is_noticed(tiny, monkeypatch, caplog):
+    # what `accelerate launch --cpu --num_processes 2` leaves in the environment without MPI
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with caplog.at_level("WARNING", logger="vision"):
+        vision.train(**tiny("alone", epochs=1, val_split=None))
+    assert "started a single one" in caplog.text
+    caplog.clear()
+    monkeypatch.delenv("MASTER_ADDR")
+    with caplog.at_level("WARNING", logger="vision"):
+        vision.train(**tiny("plain", epochs=1, val_split=None))
+    assert "single" not in caplog.text

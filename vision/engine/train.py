@@ -256,6 +256,12 @@ def _announce(trainer: Trainer) -> None:
         config.model, config.data, len(parts.loader.dataset), validation, len(parts.model.classes),
         length, trainer.plan.steps_per_epoch, trainer.device, parts.precision, trainer.accelerator.num_processes,
     )  # fmt: skip
+    if trainer.accelerator.num_processes == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        logger.warning(
+            "a launcher was asked for several processes (MASTER_ADDR is set) and started a single one, as `accelerate "
+            "launch --cpu` does without MPI; use `torchrun --nproc_per_node N`, or `accelerate launch --multi_gpu`, "
+            "which starts CPU processes too"
+        )
 
 
 def _result(trainer: Trainer) -> TrainResult:
