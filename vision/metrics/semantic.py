@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,8 @@ class SemanticResults:
         return next(iter(parts.values())) if len(parts) == 1 else parts
 
     def table(self, style: str = "console") -> str:
-        """The tables one after the other: "console", "markdown" or "csv"."""
+        """The tables one after the other: "console", "markdown", "csv"; or everything as "json"."""
+        if style == "json":
+            return json.dumps(self.to_dict(), indent=2)
         tables = [f"{SEMANTIC_TITLES[name]}\n{result.table(style)}" for name, result in self.results.items()]
         return "\n\n".join(tables) if len(tables) > 1 else next(iter(self.results.values())).table(style)
