@@ -79,8 +79,9 @@ def rank_detections(found: Found, protocol: Protocol) -> Ranked:
     opens[1:] = group[1:] != group[:-1]
     rank = numbers - torch.where(opens, numbers, 0).cummax(0).values if len(order) else numbers
     kept = (rank < protocol.max_detections[-1]).nonzero()[:, 0]
-    order, rank = order[kept], rank[kept]  # order: positions in by_score, which standing also ranks by score
-    chosen = found.select(by_score[order])
+    # order: positions in by_score, which standing also ranks by score
+    order, rank = order.index_select(0, kept), rank.index_select(0, kept)
+    chosen = found.select(by_score.index_select(0, order))
     by_place = (chosen.label * max(len(found), 1) + order).argsort()
     place = torch.empty_like(by_place)
     place[by_place] = numbers[: len(order)]
@@ -102,7 +103,7 @@ class Events:
     inside: Tensor
 
     def select(self, index: Tensor) -> Events:
-        return Events(*(getattr(self, f.name)[index] for f in fields(self)))
+        return Events(*(getattr(self, f.name).index_select(0, index) for f in fields(self)))
 
 
 def accumulate(
@@ -113,7 +114,7 @@ def accumulate(
     low, high = truth.box.new_tensor(protocol.areas).T[:, :, None]
     in_range = ~((ranked.found.area < low) | (ranked.found.area > high))  # (A, D)
     events = _events(ranked, truth, ignored, in_range, matches, protocol)
-    in_range, rank = in_range[:, ranked.by_place], ranked.rank[ranked.by_place]
+    in_range, rank = in_range[:, ranked.by_place], ranked.rank.index_select(0, ranked.by_place)
     parts = []
     for limit in protocol.max_detections:
         last = limit == protocol.max_detections[-1]
@@ -126,22 +127,22 @@ def accumulate(
 def _events(
     ranked: Ranked, truth: Truth, ignored: Tensor, in_range: Tensor, matches: Matches, protocol: Protocol
 ) -> Events:
-    found, place = matches.found, ranked.place[matches.found]
+    found, place = matches.found, ranked.place.index_select(0, matches.found)
     hit = ~ignored.flatten()[matches.area * len(truth) + matches.truth]
     inside = in_range.flatten()[matches.area * len(ranked.found) + found]
-    real = ~(hit & truth.unmatchable[matches.truth])
+    real = ~(hit & truth.unmatchable.index_select(0, matches.truth))
     case = matches.threshold * len(protocol.areas) + matches.area
     moves = ((hit | inside) & real).nonzero()[:, 0]
     number = max(len(ranked.found), 1)
-    order = moves[(case[moves] * number + place[moves]).argsort()]
-    found = found[order]
+    order = moves[(case.index_select(0, moves) * number + place.index_select(0, moves)).argsort()]
+    found = found.index_select(0, order)
     return Events(
-        case[order] * protocol.classes + ranked.found.label[found],
-        matches.area[order] * (len(ranked.found) + 1) + place[order] + 1,
-        ranked.rank[found],
-        ranked.found.score[found],
-        hit[order],
-        inside[order],
+        case.index_select(0, order) * protocol.classes + ranked.found.label.index_select(0, found),
+        matches.area.index_select(0, order) * (len(ranked.found) + 1) + place.index_select(0, order) + 1,
+        ranked.rank.index_select(0, found),
+        ranked.found.score.index_select(0, found),
+        hit.index_select(0, order),
+        inside.index_select(0, order),
     )
 
 
@@ -150,17 +151,21 @@ def _curves(events: Events, standing: Tensor, ranked: Ranked, counted: Tensor, p
     shape = (len(protocol.ious), *counted.shape)  # (T, A, K)
     curves = shape[0] * shape[1] * shape[2]
     hits = events.hit.nonzero()[:, 0]
-    curve = events.curve[hits]
+    curve = events.curve.index_select(0, hits)
     reached = torch.bincount(curve, minlength=curves)
     start = exclusive_sum(reached)[:-1]
-    true_positives = torch.arange(1, len(hits) + 1, device=hits.device) - start[curve]
+    true_positives = torch.arange(1, len(hits) + 1, device=hits.device) - start.index_select(0, curve)
     # false positives: detections of this class up to here that are in range, less those among them that are matched
     matched = exclusive_sum(events.inside)
     first_event = exclusive_sum(torch.bincount(events.curve, minlength=curves))[:-1]
     offset = matched[first_event] - standing[:, ranked.first[:-1]].expand(shape).flatten()
-    false_positives = standing.flatten()[events.standing[hits]] - matched[hits + 1] + offset[curve]
+    false_positives = (
+        standing.flatten().index_select(0, events.standing.index_select(0, hits))
+        - matched.index_select(0, hits + 1)
+        + offset.index_select(0, curve)
+    )
     precision = envelope(true_positives, true_positives + false_positives, curve)
-    score = events.score[hits]
+    score = events.score.index_select(0, hits)
 
     needed = hits_needed(counted, protocol.recalls)  # (R, A, K)
     reached, start = reached.view(shape)[:, None], start.view(shape)[:, None]
@@ -201,7 +206,7 @@ def envelope(true_positives: Tensor, total: Tensor, curve: Tensor, added: float 
         key = key - (total == 1).long()
     key = key + ((curve.max() - curve) << (bits + 1))
     best = key.flip(0).cummax(0).indices
-    return precision.flip(0)[best].flip(0)
+    return precision.flip(0).index_select(0, best).flip(0)
 
 
 def hits_needed(counted: Tensor, recalls: tuple[float, ...]) -> Tensor:

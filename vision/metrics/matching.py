@@ -39,39 +39,39 @@ def match(pairs: Pairs, ignored: Tensor, crowd: Tensor, thresholds: Tensor) -> M
     ranges, number = ignored.shape
     preference = _preference(pairs, ignored).flatten()  # (A * P,)
     cases, candidates = len(thresholds) * ranges, len(pairs.found)
-    valid = pairs.overlap[preference].view(ranges, -1) >= thresholds[:, None, None]  # (T, A, P)
+    valid = pairs.overlap.index_select(0, preference).view(ranges, -1) >= thresholds[:, None, None]  # (T, A, P)
     counts = valid.sum(-1).flatten()
     size = int(counts.sum())
     case = torch.arange(cases, device=counts.device)
     entry_case = torch.repeat_interleave(case, counts, output_size=size)
     skipped = torch.repeat_interleave(case // ranges * (ranges * candidates), counts, output_size=size)
     pair = preference[valid.flatten().nonzero()[:, 0] - skipped]
-    found, truth = pairs.found[pair], pairs.truth[pair]
+    found, truth = pairs.found.index_select(0, pair), pairs.truth.index_select(0, pair)
     slot = entry_case * number + truth
     if bool(crowd.any()):  # a crowd has room for all: each of its proposals gets a slot of its own
-        slot = torch.where(crowd[truth], cases * number + torch.arange(size, device=pair.device), slot)
+        slot = torch.where(crowd.index_select(0, truth), cases * number + torch.arange(size, device=pair.device), slot)
     begins = torch.ones(size + 1, dtype=torch.bool, device=pair.device)
     begins[1:-1] = (found[1:] != found[:-1]) | (entry_case[1:] != entry_case[:-1])
     holder = torch.full((cases * number + size,), size, device=pair.device)
     proposals = begins[:-1].nonzero()[:, 0]
     while len(proposals):
-        asked = slot[proposals]
-        before = holder[asked]
+        asked = slot.index_select(0, proposals)
+        before = holder.index_select(0, asked)
         holder.scatter_reduce_(0, asked, proposals, "amin")
-        won = holder[asked] == proposals
+        won = holder.index_select(0, asked) == proposals
         displaced = before[won & (before < size)]
         following = torch.cat([proposals[~won], displaced]) + 1
         proposals = following[~begins[following]]
     kept = holder[holder < size].sort().values
-    case = entry_case[kept]
+    case = entry_case.index_select(0, kept)
     threshold = torch.div(case, ranges, rounding_mode="floor")
-    return Matches(threshold, case - threshold * ranges, found[kept], truth[kept])
+    return Matches(threshold, case - threshold * ranges, found.index_select(0, kept), truth.index_select(0, kept))
 
 
 def _preference(pairs: Pairs, ignored: Tensor) -> Tensor:
     """Order of the pairs in which detections rise and each one's candidates fall, for each area range (A, P)."""
     backward = torch.arange(len(pairs.found) - 1, -1, -1, device=pairs.found.device)
     best = backward[pairs.overlap[backward].argsort(descending=True, stable=True)]
-    best = best[pairs.found[best].argsort(stable=True)]
-    choice, truth = pairs.found[best] * 2, pairs.truth[best]
-    return torch.stack([best[(choice + row[truth]).argsort(stable=True)] for row in ignored])
+    best = best[pairs.found.index_select(0, best).argsort(stable=True)]
+    choice, truth = pairs.found.index_select(0, best) * 2, pairs.truth.index_select(0, best)
+    return torch.stack([best[(choice + row.index_select(0, truth)).argsort(stable=True)] for row in ignored])

@@ -37,7 +37,9 @@ class _Objects:
     def select(self, index: Tensor) -> Self:
         """The objects that `index` (M,) names, in that order."""
         columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "masks"}
-        return replace(self, **{name: value if value is None else value[index] for name, value in columns.items()})
+        return replace(
+            self, **{name: value if value is None else value.index_select(0, index) for name, value in columns.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def candidate_pairs(found_group: Tensor, truth_group: Tensor) -> tuple[Tensor, T
     count = torch.searchsorted(truth_group, found_group, right=True) - low
     found = torch.repeat_interleave(count)
     shift = low - (count.cumsum(0) - count)
-    return found, torch.arange(len(found), device=found.device) + shift[found]
+    return found, torch.arange(len(found), device=found.device) + shift.index_select(0, found)
 
 
 def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor], kind: str, at_least: float) -> Pairs:
@@ -93,19 +95,20 @@ def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor],
     crowd the IoU is intersection / detection area (of whole masks).
     """
     first, second = candidate_pairs(*groups)
-    crowd = truth.crowd[second]
+    crowd = truth.crowd.index_select(0, second)
     if kind == "bbox":
-        overlap = box_overlap(found.box[first], truth.box[second], crowd)
+        overlap = box_overlap(found.box.index_select(0, first), truth.box.index_select(0, second), crowd)
     else:
-        pairs = (found.mask[first], truth.mask[second])
+        pairs = (found.mask.index_select(0, first), truth.mask.index_select(0, second))
         overlap = mask_overlap(found.masks, truth.masks, *pairs, crowd, at_least)
         if kind == "boundary":
             near = ((overlap >= at_least) & ~crowd).nonzero()[:, 0]
             overlap[near] = torch.minimum(
-                overlap[near], _band_overlap(found.masks, truth.masks, *(p[near] for p in pairs))
+                overlap.index_select(0, near),
+                _band_overlap(found.masks, truth.masks, *(p.index_select(0, near) for p in pairs)),
             )
     near = (overlap >= at_least).nonzero()[:, 0]
-    return Pairs(first[near], second[near], overlap[near])
+    return Pairs(first.index_select(0, near), second.index_select(0, near), overlap.index_select(0, near))
 
 
 def box_overlap(found: Tensor, truth: Tensor, crowd: Tensor) -> Tensor:
@@ -128,17 +131,19 @@ def mask_overlap(
     Only pairs whose boxes meet in enough pixels are counted out: the intersection is at most the common box, and at
     most either mask.
     """
-    area, other = found.area()[pair_found], truth.area()[pair_truth]
-    first, second = found.boxes()[pair_found], truth.boxes()[pair_truth]
+    area, other = found.area().index_select(0, pair_found), truth.area().index_select(0, pair_truth)
+    first, second = found.boxes().index_select(0, pair_found), truth.boxes().index_select(0, pair_truth)
     low, high = (
         torch.maximum(first[:, :2], second[:, :2]),
         torch.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:]),
     )
     bound = torch.minimum((high - low).clamp(min=0).prod(1), torch.minimum(area, other))
     hopeful = (_ratio(bound, area, other, crowd) >= at_least).nonzero()[:, 0]
-    meet = intersections(found, truth, pair_found[hopeful], pair_truth[hopeful])
+    meet = intersections(found, truth, pair_found.index_select(0, hopeful), pair_truth.index_select(0, hopeful))
     overlap = torch.zeros(len(pair_found), dtype=torch.float64, device=pair_found.device)
-    overlap[hopeful] = _ratio(meet, area[hopeful], other[hopeful], crowd[hopeful])
+    overlap[hopeful] = _ratio(
+        meet, area.index_select(0, hopeful), other.index_select(0, hopeful), crowd.index_select(0, hopeful)
+    )
     return overlap
 
 
@@ -148,7 +153,12 @@ def _band_overlap(found: Runs, truth: Runs, pair_found: Tensor, pair_truth: Tens
     other_used, second = pair_truth.unique(return_inverse=True)
     bands, other_bands = boundary_bands(found.select(used)), boundary_bands(truth.select(other_used))
     meet = intersections(bands, other_bands, first, second)
-    return _ratio(meet, bands.area()[first], other_bands.area()[second], torch.zeros_like(meet, dtype=torch.bool))
+    return _ratio(
+        meet,
+        bands.area().index_select(0, first),
+        other_bands.area().index_select(0, second),
+        torch.zeros_like(meet, dtype=torch.bool),
+    )
 
 
 def _ratio(meet: Tensor, area: Tensor, other: Tensor, crowd: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Masks as runs: the foreground of many masks as intervals of rows, column by column.
 
-Areas, boxes and intersections of all masks are computed at once from the intervals, on their device.
+Areas, boxes and intersections of all masks are computed at once from the intervals, on their device. On a CPU
+`index_select` is several times faster than indexing, which is why it stands here and in the matching.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Runs:
         """Foreground pixels of each mask (N,) int64."""
         total = exclusive_sum(self.bottom - self.top)
         first = self.first
-        return total[first + self.count] - total[first]
+        return total.index_select(0, first + self.count) - total.index_select(0, first)
 
     def columns(self) -> tuple[Tensor, Tensor]:
         """First column of each mask and how many there are up to its last, (N,) int64; zeros for an empty mask."""
@@ -70,9 +71,15 @@ class Runs:
 
     def select(self, index: Tensor) -> Runs:
         """The masks that `index` (M,) names, in that order."""
-        count = self.count[index]
-        runs = spans(self.first[index], count)
-        return Runs(self.column[runs], self.top[runs], self.bottom[runs], count, self.size[index])
+        count = self.count.index_select(0, index)
+        runs = spans(self.first.index_select(0, index), count)
+        return Runs(
+            self.column.index_select(0, runs),
+            self.top.index_select(0, runs),
+            self.bottom.index_select(0, runs),
+            count,
+            self.size.index_select(0, index),
+        )
 
 
 def exclusive_sum(counts: Tensor) -> Tensor:
@@ -111,7 +118,7 @@ class ColumnTable:
         cell = runs.column + torch.repeat_interleave(offset, runs.count, output_size=len(runs.column))
         number = torch.bincount(cell, minlength=int(width.sum()))
         first = exclusive_sum(number)[:-1]
-        turn = torch.arange(len(cell), device=cell.device) - first[cell]
+        turn = torch.arange(len(cell), device=cell.device) - first.index_select(0, cell)
         tops, bottoms = [], []
         for k in range(min(int(number.max()), 4)):
             chosen = (turn == k).nonzero()[:, 0]
@@ -132,17 +139,17 @@ def intersections(a: Runs, b: Runs, a_index: Tensor, b_index: Tensor) -> Tensor:
     table = ColumnTable.of(b)
     wide = int(max(a.column.max(), b.column.max())) + 2
     place = a.owner * wide + a.column
-    left = a_index * wide + table.left[b_index]
+    left = a_index * wide + table.left.index_select(0, b_index)
     low = torch.searchsorted(place, left)
-    count = torch.searchsorted(place, left + table.width[b_index]) - low
+    count = torch.searchsorted(place, left + table.width.index_select(0, b_index)) - low
     part = torch.div(count.cumsum(0) - count, ENTRIES, rounding_mode="floor")
     start = 0
     for size in torch.bincount(part).tolist():
         chosen = slice(start, start + size)
         start += size
         runs = spans(low[chosen], count[chosen])
-        cell = a.column[runs] + torch.repeat_interleave(table.offset[b_index[chosen]], count[chosen])
-        pixels = _pixels_in_column(a.top[runs], a.bottom[runs], cell, b, table)
+        cell = a.column.index_select(0, runs) + torch.repeat_interleave(table.offset[b_index[chosen]], count[chosen])
+        pixels = _pixels_in_column(a.top.index_select(0, runs), a.bottom.index_select(0, runs), cell, b, table)
         total = exclusive_sum(pixels)
         stop = count[chosen].cumsum(0)
         shared[chosen] = total[stop] - total[stop - count[chosen]]
@@ -154,17 +161,24 @@ def _pixels_in_column(top: Tensor, bottom: Tensor, cell: Tensor, b: Runs, table:
 
     One run after the other where the cell has up to four; otherwise a search for both ends in running sums.
     """
-    shared = _overlap(top, bottom, table.tops[0][cell], table.bottoms[0][cell])
+    shared = _overlap(top, bottom, table.tops[0].index_select(0, cell), table.bottoms[0].index_select(0, cell))
     if len(table.tops) == 1:
         return shared
-    number = table.number[cell]
+    number = table.number.index_select(0, cell)
     for k in range(1, len(table.tops)):
         more = (number > k).nonzero()[:, 0]
-        at = cell[more]
-        shared[more] += _overlap(top[more], bottom[more], table.tops[k][at], table.bottoms[k][at])
+        at = cell.index_select(0, more)
+        shared[more] += _overlap(
+            top.index_select(0, more),
+            bottom.index_select(0, more),
+            table.tops[k].index_select(0, at),
+            table.bottoms[k].index_select(0, at),
+        )
     more = (number > 4).nonzero()[:, 0]
     if len(more):
-        shared[more] = _pixels_by_search(top[more], bottom[more], cell[more], b, table)
+        shared[more] = _pixels_by_search(
+            top.index_select(0, more), bottom.index_select(0, more), cell.index_select(0, more), b, table
+        )
     return shared
 
 
@@ -176,13 +190,17 @@ def _pixels_by_search(top: Tensor, bottom: Tensor, cell: Tensor, b: Runs, table:
     tall = int(b.size[:, 0].max()) + 1
     place = table.cell * tall + b.top
     lengths = exclusive_sum(b.bottom - b.top)
-    first = table.first[cell]
+    first = table.first.index_select(0, cell)
 
     def before(row: Tensor) -> Tensor:
         run = torch.searchsorted(place, cell * tall + row, right=True) - 1  # the last one starting at or above
         last = run.clamp(min=0)
-        inside = lengths[last] + torch.minimum(row, b.bottom[last]) - b.top[last]
-        return torch.where(run >= first, inside, lengths[first])
+        inside = (
+            lengths.index_select(0, last)
+            + torch.minimum(row, b.bottom.index_select(0, last))
+            - b.top.index_select(0, last)
+        )
+        return torch.where(run >= first, inside, lengths.index_select(0, first))
 
     return (before(bottom) - before(top)).to(torch.int32)
 
