@@ -34,6 +34,21 @@ def test_atrous_convolution_leaves_out_only_what_meets_padding(size, groups):
     torch.testing.assert_close(gradient, by_torch, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("kernel", "rate"), [(3, 2), (5, 2), (3, 4)])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 3)])
+def test_depthwise_convolution_by_phases_is_the_dilated_one(kernel, rate, size):
+    conv = AtrousConv(6, 6, rate, kernel=kernel, groups=6).train()
+    x = torch.randn(2, 6, *size, requires_grad=True)
+    assert conv._trained_by_phases(x, rate)
+    expected = F.conv2d(x, conv.weight, None, 1, kernel // 2 * rate, rate, 6)
+    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
+    for of in (conv.weight, x):
+        (gradient,) = torch.autograd.grad(conv(x).square().sum(), of)
+        (by_torch,) = torch.autograd.grad(expected.square().sum(), of, retain_graph=True)
+        torch.testing.assert_close(gradient, by_torch, atol=1e-4, rtol=1e-4)
+    assert not conv.eval()._trained_by_phases(x, rate)
+
+
 def test_atrous_rates_follow_the_output_stride():
     assert [atrous_rates(stride) for stride in (8, 16, 32)] == [(12, 24, 36), (6, 12, 18), (3, 6, 9)]
     with pytest.raises(ValueError, match="output stride"):

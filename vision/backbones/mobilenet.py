@@ -16,6 +16,7 @@ from torchvision.ops import StochasticDepth
 
 from vision.backbones.base import Backbone, BackboneOptions, plan_stages
 from vision.layers.attention import SqueezeExcitation
+from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, scaled_channels
 from vision.layers.init import initialise
 from vision.layers.norm import Norm
@@ -99,7 +100,10 @@ class InvertedResidual(nn.Module):
         conv = partial(ConvNormAct, norm=norm, activation=row.activation, bias=False)
         self.expands = expanded != in_channels
         layers: list[nn.Module] = [conv(in_channels, expanded, 1)] if self.expands else []
-        layers.append(conv(expanded, expanded, row.kernel, row.stride, dilation=dilation, groups=expanded))
+        depthwise = conv(expanded, expanded, row.kernel, row.stride, dilation=dilation, groups=expanded)
+        if dilation > 1 and row.stride == 1:
+            depthwise[0] = AtrousConv(expanded, expanded, dilation, kernel=row.kernel, groups=expanded)
+        layers.append(depthwise)
         if row.excite:
             layers.append(SqueezeExcitation(expanded, scaled_channels(expanded // 4), hard=True))
         layers.append(conv(expanded, row.channels, 1, activation=row.activation if separable else None))

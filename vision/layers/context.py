@@ -12,7 +12,10 @@ from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 from vision.layers.resize import resize
 
-__all__ = ["ASPP", "AtrousConv", "ImagePooling", "PyramidPooling", "SeparableConv", "adaptive_average", "atrous_rates"]
+__all__ = [
+    "ASPP", "AtrousConv", "ImagePooling", "PyramidPooling", "SeparableConv", "adaptive_average", "atrous_rates",
+    "convolve_phases",
+]  # fmt: skip
 
 
 def atrous_rates(output_stride: int) -> tuple[int, int, int]:
@@ -26,22 +29,50 @@ def atrous_rates(output_stride: int) -> tuple[int, int, int]:
 
 
 class AtrousConv(nn.Conv2d):
-    """A 3x3 convolution with dilation `rate` that keeps the size, without bias.
+    """A convolution of an odd kernel with dilation `rate` that keeps the size, without bias.
 
-    On a map smaller than the rate the outer rows (or columns) of the kernel meet nothing but padding; they are left
-    out there, which gives the same result with a third or a ninth of the work.
+    On a map smaller than the reach of the outer rows (or columns) of a 3x3 kernel these meet nothing but padding; they
+    are left out there, which gives the same result with a third or a ninth of the work. A depthwise convolution of a
+    small rate is trained by phases on a CPU (see `convolve_phases`).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, rate: int, *, groups: int = 1):
-        super().__init__(in_channels, out_channels, 3, padding=rate, dilation=rate, groups=groups, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, rate: int, *, kernel: int = 3, groups: int = 1):
+        padding = kernel // 2 * rate
+        super().__init__(in_channels, out_channels, kernel, padding=padding, dilation=rate, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         rate = self.dilation[0]
-        rows = slice(1, 2) if rate >= x.shape[-2] else slice(None)
-        columns = slice(1, 2) if rate >= x.shape[-1] else slice(None)
-        weight = self.weight[:, :, rows, columns]
-        padding = tuple(rate if side == 3 else 0 for side in weight.shape[-2:])
+        if self._trained_by_phases(x, rate):
+            return convolve_phases(x, self.weight, self.bias, rate)
+        weight = self.weight
+        if self.kernel_size[0] == 3:
+            rows = slice(1, 2) if rate >= x.shape[-2] else slice(None)
+            columns = slice(1, 2) if rate >= x.shape[-1] else slice(None)
+            weight = weight[:, :, rows, columns]
+        padding = tuple(side // 2 * rate for side in weight.shape[-2:])
         return F.conv2d(x, weight, self.bias, 1, padding, rate, self.groups)
+
+    def _trained_by_phases(self, x: Tensor, rate: int) -> bool:
+        learns = self.training and torch.is_grad_enabled()
+        return learns and x.device.type == "cpu" and self.groups == x.shape[1] and rate in (2, 4)
+
+
+def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> Tensor:
+    """The depthwise convolution of x (B, C, H, W) with `weight` (C, 1, k, k) dilated by `rate`, of the same size.
+
+    Every pixel meets those of its own phase alone, so that rate^2 smaller images are convolved without dilation: the
+    same sums. oneDNN's gradient of a dilated depthwise convolution takes 30 times as long as the convolution on a CPU;
+    this way the two together take a third of the time.
+    """
+    height, width = x.shape[-2:]
+    x = F.pad(x, (0, -width % rate, 0, -height % rate))
+    batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // rate, x.shape[3] // rate
+    phases = x.permute(0, 2, 3, 1).reshape(batch, rows, rate, columns, rate, channels).permute(0, 2, 4, 1, 3, 5)
+    phases = phases.reshape(batch * rate**2, rows, columns, channels).permute(0, 3, 1, 2)  # channels_last
+    found = F.conv2d(phases, weight, bias, padding=weight.shape[-1] // 2, groups=channels)
+    found = found.permute(0, 2, 3, 1).reshape(batch, rate, rate, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+    found = found.reshape(batch, rows * rate, columns * rate, channels).permute(0, 3, 1, 2)
+    return found[..., :height, :width]
 
 
 class SeparableConv(nn.Sequential):
