@@ -51,6 +51,9 @@ REGIONS = {
     "backbone": "resnet18", "width": 64, "hidden": 256, "smallest_anchor": 16, "settings": FEW_REGIONS,
     "backbone_options": {"norm": "group", **HALF},
 }  # fmt: skip
+# without proposals of its own: all the windows of a small image
+WINDOWS = {k: v for k, v in REGIONS.items() if k != "smallest_anchor"}
+WINDOWS["settings"] = {**FEW_REGIONS, "proposals": 500, "train_proposals": 500}
 # family -> (model, options, steps, learning rate); narrow, so that learning eight small images takes a minute
 FAMILIES = {
     "yolo": ("yolo_n", {}, 300, 3e-3),
@@ -59,7 +62,7 @@ FAMILIES = {
     "ssd": ("ssd300_vgg16", {"width": 0.25}, 200, 1e-3),
     "ssdlite": ("ssdlite320_mobilenet_v3_large", {"fine": True, "smallest": 0.1}, 300, 4e-3),
     "centernet": ("centernet_resnet18", {"channels": [128, 64, 64], "backbone_options": HALF}, 160, 2e-3),
-    "fast_rcnn": ("fast_rcnn", {k: v for k, v in REGIONS.items() if k != "smallest_anchor"}, 120, 1e-3),
+    "fast_rcnn": ("fast_rcnn", WINDOWS, 160, 1e-3),
     "faster_rcnn": ("faster_rcnn", REGIONS, 120, 1e-3),
     "mask_rcnn": ("mask_rcnn", REGIONS, 120, 1e-3),
     "cascade_rcnn": ("cascade_rcnn", REGIONS, 120, 1e-3),

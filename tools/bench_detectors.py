@@ -95,7 +95,7 @@ def spread_scores(network: nn.Module, images: Tensor) -> None:
         if layer.weight.shape[0] % (CLASSES + 1):
             continue
         layer.bias.fill_(0.0 if softmax else -5.0)
-        layer.bias.view(-1, CLASSES + 1)[:, 0] = 7.0 if softmax else -100.0
+        layer.bias.view(-1, CLASSES + 1)[:, 0] = 4.0 if softmax else -100.0
 
 
 @contextmanager
