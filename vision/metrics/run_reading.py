@@ -54,7 +54,7 @@ def _changes(solid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     image is background."""
     _, height, width = solid.shape
     words = solid.view(torch.uint8 if width % 8 else torch.int64).flatten(0, 1)  # (N * H, W / 8)
-    rows = words.amax(-1).nonzero()[:, 0]  # those with foreground
+    rows = _true_places(words.amax(-1) > 0)  # those with foreground
     lines = words.index_select(0, rows)
     if width % 8:
         lines = torch.nn.functional.pad(lines, (0, -width % 8)).view(torch.int64)
@@ -62,11 +62,11 @@ def _changes(solid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     alone[1:-1] = (rows[1:] != rows[:-1] + 1) | (rows[1:] % height == 0)
     change = torch.empty_like(lines)
     torch.bitwise_xor(lines[1:], lines[:-1], out=change[1:])
-    top, last = alone[:-1].nonzero()[:, 0], alone[1:].nonzero()[:, 0]
+    top, last = _true_places(alone[:-1]), _true_places(alone[1:])
     change[top] = lines.index_select(0, top)
     line, column = _pixels(change)
     end, end_column = _pixels(lines.index_select(0, last))  # background follows: they change in the next row
-    place = torch.cat([rows[line], rows[last[end]]])
+    place = rows.index_select(0, torch.cat([line, last.index_select(0, end)]))
     mask = torch.div(place, height, rounding_mode="floor")
     row = place - mask * height
     row[len(line) :] += 1
@@ -76,11 +76,18 @@ def _changes(solid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _pixels(words: Tensor) -> tuple[Tensor, Tensor]:
     """Line and column of each byte that is not 0 in words (L, W / 8) int64."""
     across, words = words.shape[1], words.flatten()
-    place = (words != 0).nonzero()[:, 0]  # of booleans much faster than of int64
-    part, byte = words[place].view(torch.uint8).view(-1, 8).nonzero(as_tuple=True)
-    place = place[part]
+    place = _true_places(words != 0)
+    byte = _true_places(words.index_select(0, place).view(torch.uint8) != 0)
+    place = place.index_select(0, byte >> 3)
     line = torch.div(place, across, rounding_mode="floor")
-    return line, (place - line * across) * 8 + byte
+    return line, (place - line * across) * 8 + (byte & 7)
+
+
+def _true_places(flags: Tensor) -> Tensor:
+    """Where flags (N,) bool are True; on a CPU by numpy, whose search takes a quarter of the time of torch's."""
+    if flags.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(flags.numpy()))
+    return flags.nonzero()[:, 0]
 
 
 def runs_from_rle(masks: Sequence[dict]) -> Runs:
