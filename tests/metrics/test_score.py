@@ -8,7 +8,7 @@ from coco_oracle import coco_files, pycocotools_arrays, random_case
 from PIL import Image
 
 from vision.cli import main
-from vision.metrics import DetectionOptions, DetectionScore, VocAP
+from vision.metrics import DetectionAP, DetectionOptions, DetectionScore, VocAP
 from vision.metrics.score import main_score, score_detections, score_panoptic
 
 
@@ -62,6 +62,16 @@ def test_analysis_of_files(tmp_path, capsys):
     assert figures == json.loads(metric.compute().table("json"))
     assert {"AP", "curves", "confusion", "errors"} <= figures.keys()
     assert "false alarm" in capsys.readouterr().out
+
+
+def test_boundary_files(tmp_path):
+    case = random_case(8, "segm", images=5)
+    assert main_score("boundary", *write_case(tmp_path, case, "segm"), tmp_path / "out.json") == 0
+    metric = DetectionAP(case.classes, "boundary")
+    metric.update(case.detections, case.targets)
+    figures = metric.compute().to_dict()
+    assert json.loads((tmp_path / "out.json").read_text()) == figures
+    assert 0 < figures["AP"] < 1
 
 
 def test_masks_of_another_size_than_the_image_are_named(tmp_path):
