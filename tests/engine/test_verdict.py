@@ -37,25 +37,37 @@ def test_undone_if():
         assert weight.tolist() == [expected] * 3
 
 
-@pytest.mark.parametrize("implementation", ["auto", "foreach"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_skipped_step_leaves_no_trace(name, implementation):
-    # steps with good, bad, good gradients are to the bit the steps with good, good ones
+def with_and_without_bad_steps(name, implementation, device):
+    """Parameters and state after steps with bad, good, bad, good, good gradients, and after the good ones alone."""
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(4, 3, generator=generator) for _ in range(3)]
-    results = []
     for order in ([None, 0, None, 1, 2], [0, 1, 2]):
         torch.manual_seed(0)
-        model = nn.Linear(3, 4)
+        model = nn.Linear(3, 4).to(device)
         optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1, implementation=implementation))
         for number in order:
             bad = number is None
-            model.weight.grad = torch.full((4, 3), float("nan")) if bad else gradients[number].clone()
+            model.weight.grad = (torch.full((4, 3), float("nan")) if bad else gradients[number].clone()).to(device)
             model.bias.grad = model.weight.grad.sum(1)
-            step_unless(torch.tensor(float(bad)), optimizer)
+            step_unless(torch.tensor(float(bad), device=device), optimizer)
         state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-        results.append([*(parameter.detach() for parameter in model.parameters()), *state])
+        yield [*(parameter.detach() for parameter in model.parameters()), *state]
+
+
+@pytest.mark.parametrize("implementation", ["auto", "foreach"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_skipped_step_leaves_no_trace(name, implementation, device):
+    results = with_and_without_bad_steps(name, implementation, device)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_bad_batch_on_each_device(tiny, monkeypatch, device):
+    broken(monkeypatch, lambda call: call == 3)
+    result = vision.train(**tiny(**{**SETTINGS, "device": str(device), "precision": "bf16"}))
+    assert [path.name for path in (result.folder / "faults").iterdir()] == ["step0000002_rank0.pt"]
+    state = last(result.folder)
+    assert (result.steps, state["ema_updates"]) == (6, 5)
+    assert all(value.isfinite().all() for part in ("model", "ema") for value in state[part].values())
 
 
 def test_flags():
