@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import one_hot
 
 from vision.data.resize import Preprocess
-from vision.engine.evaluate import evaluate
-from vision.metrics import SurfaceDistance
+from vision.engine.evaluate import _metrics, evaluate
+from vision.metrics import DetectionOptions, SurfaceDistance
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Detections, Sample, Segmentation, Target
 
@@ -155,6 +155,15 @@ def test_boxes_equal_pycocotools_on_the_written_file(tmp_path):
     assert evaluation.headline == ("AP", pytest.approx(expected[0], abs=1e-6))
     assert set(written["per_class"]) == set(CLASSES.names)
     assert "AP50" in (tmp_path / "val" / "results.md").read_text()
+
+
+@pytest.mark.parametrize(("boundary", "kinds"), [(False, ["bbox", "segm"]), (True, ["bbox", "segm", "boundary"])])
+def test_instances_are_measured_by_boundary_on_request(boundary, kinds):
+    model = Guesser()
+    model.task = "instance"
+    metrics = _metrics(model, DetectionOptions(max_detections=(1, 10, 50)), boundary, per_image=False)
+    assert [metric.kind for metric in metrics.values()] == list(metrics) == kinds
+    assert all("AR_50" in metric.compute().to_dict() for metric in metrics.values())
 
 
 def test_rules_of_voc(tmp_path):
