@@ -55,15 +55,8 @@ def read_panoptic(card: Card, split: str) -> Dataset:
     builder.problems += missing_files(mask_paths, "panoptic mask", str(path))
     builder.problems += missing_files((annotations.paths[i] for i in range(len(masks))), "image", str(path))
     tasks = ("detection", "instance", "semantic", "panoptic")
-    return Dataset(
-        card.name,
-        split,
-        classes,
-        tasks,
-        annotations,
-        problems=builder.problems,
-        segment_masks=SegmentMasks(masks, True),
-    )
+    segments = SegmentMasks(masks, True)
+    return Dataset(card.name, split, classes, tasks, annotations, problems=builder.problems, segment_masks=segments)
 
 
 def _image_fault(image_id: Any, seen: set, entries: dict) -> tuple[str, str, str] | None:
