@@ -45,9 +45,9 @@ def bench_box(bench: Bench) -> Iterator[Row]:
     def ours() -> None:
         evaluate_detections(found, actual, Protocol(80, images))
 
-    taken = bench.ours(ours)
     size = f"{images} images, {len(truth['annotations'])} objects, {len(results)} detections"
     size += f"; {peak_above(ours, bench.device):.0f} MiB above the inputs"
+    taken = bench.ours(ours)
     for peer in PEERS:
         yield Row("box AP", size, taken, peer, partial(PEERS[peer], truth, results, "bbox"))
 
