@@ -10,7 +10,7 @@ from vision.models import TrainStep, build_model
 from vision.models.multi_task import TaskView, distance_apart
 from vision.structures import Targets
 
-SMALL = {"backbone": "resnet18", "width": 64, "depth": 1, "backbone_options": {"width": 0.125}}
+SMALL = {"backbone": "resnet18", "width": 64, "depth": 1, "backbone_options": {"width": 0.25}}
 
 
 def tiny(**options):
