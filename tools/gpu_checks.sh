@@ -19,10 +19,10 @@ part() {  # part NAME SECONDS COMMAND...
 }
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name())' || exit 2
-part tests 240 "$python" -m pytest -q -m "gpu and not slow" -p no:cacheprovider tests
-part bench_metrics 90 "$python" tools/bench_metrics.py --device cuda --ours --only box confusion surface panoptic
-part bench_segmenters 150 "$python" tools/bench_segmenters.py --device cuda
+part tests 200 "$python" -m pytest -q -m "gpu and not slow" -p no:cacheprovider tests
+part bench_metrics 80 "$python" tools/bench_metrics.py --device cuda --ours --only box confusion surface panoptic
+part bench_segmenters 110 "$python" tools/bench_segmenters.py --device cuda
 part bench_detectors 90 "$python" tools/bench_detectors.py --device cuda --models retinanet_resnet50_fpn \
     fasterrcnn_resnet50_fpn maskrcnn_resnet50_fpn fcos_resnet50_fpn ssdlite320_mobilenet_v3_large
-part train_detector 120 "$python" -m vision.cli train --model yolo_n --data shapes --image-size 160 --epochs 5 --out "$out/yolo"
+part train_detector 100 "$python" -m vision.cli train --model yolo_n --data shapes --image-size 160 --epochs 5 --out "$out/yolo"
 exit $failed
