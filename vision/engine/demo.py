@@ -40,7 +40,7 @@ DEMO_RUNS = {
         "YOLO-n, object detection",
         "AP50",
         0.80,
-        {"recipe": "shapes_detection", "weights": "shapes_yolo_n", "epochs": 2, "optim": {"lr": 0.0005}},
+        {"recipe": "shapes_detection", "weights": "shapes_yolo_n", "epochs": 4, "optim": {"lr": 0.0007}},
     ),
     "segmenter": DemoRun(
         "U-Net, semantic segmentation",
