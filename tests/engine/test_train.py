@@ -205,6 +205,19 @@ def test_a_run_on_a_budget_keeps_to_it(tiny):
     assert result.value is not None
 
 
+def test_a_budget_that_turns_out_to_be_spent_at_the_end_of_an_epoch_still_ends_in_a_validation(tiny, monkeypatch):
+    measure = Plan.measure
+
+    def spent_in_the_third_epoch(plan, step, *given, **named):
+        measure(plan, step, *given, **named)
+        plan.total = step if step >= 5 else 1000
+
+    monkeypatch.setattr(Plan, "measure", spent_in_the_third_epoch)
+    result = vision.train(**tiny(epochs=None, cpu_seconds=60.0))  # epochs of 2 steps: step 6 is an epoch's last
+    assert (result.steps, result.epochs) == (6, 3)
+    assert result.value is not None
+
+
 def test_multi_scale_and_class_weights_and_sampling(tiny):
     result = vision.train(
         **tiny(multi_scale=[0.5, 2.0], sampling={"class_weights": "balanced", "name": "uniform"}, val_split=None)

@@ -131,7 +131,7 @@ class Plan:
             total = (left + step * self.early) / ((1 - self.plain_share) * self.early + self.plain_share)
             if step >= (1 - self.plain_share) * total:
                 total = step + left
-            self.total = max(step, int(total + 1e-9))
+            self.total = max(step, int(_summed(total) / _world() + 1e-9))  # the same on all processes
 
     def is_due(self, step: int) -> bool:
         """Whether a run on a budget should be measured after this step, within an epoch."""

@@ -158,9 +158,10 @@ class Trainer:
         row["images_per_second"] = (progress.images - images) / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         self._offer_to_mean(epoch_ended=True)
+        self._measure()  # before asking whether this was the last epoch, whose model is validated
         if self._validation_is_due():
             row |= self._validate()
-        self._measure()
+            self._measure()
         self.log.record(progress.step, {**row, "cpu_seconds": self.spending.total})
         if time.monotonic() - self._saved_at >= self.config.save_seconds:
             self._save()
