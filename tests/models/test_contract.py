@@ -324,9 +324,15 @@ def test_a_fixed_number_of_boxes_exports(name):
         exported, expected = program.module()(images, sizes), proposing(images, sizes)
     # where a level has fewer places than are asked for, places of other levels fill the export up, with score -1
     kept = exported[1] >= 0
-    assert kept.sum() == expected[1].numel()
-    for a, b in zip(exported, expected):
-        torch.testing.assert_close(a[kept], b.flatten(0, 1), atol=1e-4, rtol=1e-4)
+    boxes, scores, labels = (part[kept] for part in exported)
+    torch.testing.assert_close(scores, expected[1].flatten(), atol=1e-4, rtol=1e-4)
+    # random weights give nearly equal scores, which rounding orders either way: rows are compared as a set, of which
+    # those at the cut of a level may differ
+    found = torch.cat([boxes, labels[:, None]], 1)
+    wanted = torch.cat([expected[0].flatten(0, 1), expected[2].flatten()[:, None]], 1)
+    distance = torch.cdist(found.double(), wanted.double())
+    assert (distance.amin(1) > 1e-3).sum() <= 2
+    assert (distance.amin(0) > 1e-3).sum() <= 2
 
 
 @models("compile", representative=True)
