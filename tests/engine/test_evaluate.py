@@ -166,6 +166,12 @@ def test_instances_are_measured_by_boundary_on_request(boundary, kinds):
     assert all("AR_50" in metric.compute().to_dict() for metric in metrics.values())
 
 
+@pytest.mark.parametrize(("most", "names"), [(1, {"AR_1"}), (5, {"AR_1", "AR_5"}), (300, {"AR_1", "AR_10", "AR_300"})])
+def test_recalls_are_named_after_the_limits_that_held(most, names):
+    found = evaluate(Guesser(), Numbered(), max_detections=most, progress=False, device="cpu").to_dict()
+    assert {name for name in found if name.startswith("AR_") and name[3:].isdigit()} == names
+
+
 def test_rules_of_voc(tmp_path):
     evaluation = evaluate(
         Guesser(), Numbered(), out=tmp_path / "val", progress=False, device="cpu", protocol="voc", analyse=True

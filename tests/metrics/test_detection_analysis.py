@@ -54,6 +54,16 @@ def test_curve_and_best_score_by_hand():
         result.best(0.3)
 
 
+def test_classes_without_an_object_are_counted_under_each_table():
+    result = analyse(found_at((0.9, 0, 0, 0, 9, 9)), truth_at((0, 0, 0, 9, 9)))
+    for part in (result.curves, result.errors):
+        assert part.table().endswith("classes left out of means: 1")
+        assert part.table("csv").count("left out") == 0
+    assert result.errors.to_dict()["classes_left_out"] == 1
+    both = analyse(found_at((0.9, 0, 0, 0, 9, 9)), truth_at((0, 0, 0, 9, 9), (1, 0, 0, 9, 9)))
+    assert "left out" not in both.curves.table() + both.errors.table()
+
+
 def test_f1_without_a_hit_is_zero_and_has_no_best_score():
     best = analyse(found_at((0.9, 0, 50, 50, 5, 5)), truth_at((0, 0, 0, 9, 9), (1, 0, 0, 9, 9))).curves.best()
     assert best["F1"].tolist() == [0, 0] and best["recall"].tolist() == [0, 0]

@@ -175,9 +175,8 @@ def _metrics(model: VisionModel, options: DetectionOptions, boundary: bool, per_
 
 
 def _limits(max_detections: int) -> tuple[int, ...]:
-    """COCO's three limits of detections, with another largest one."""
-    limits = tuple(sorted({min(1, max_detections), min(10, max_detections), max_detections}))
-    return limits if len(limits) == 3 else (1, 10, 100)
+    """COCO's limits of detections, with another largest one: (1, 10, 100), (1, 10, 300), (1, 5), ..."""
+    return tuple(sorted({limit for limit in (1, 10) if limit < max_detections} | {max_detections}))
 
 
 def _update(metrics: dict[str, Any], result: Found, dataset: Any, index: int) -> None:

@@ -13,7 +13,7 @@ from vision.metrics.average_precision import RECALL_THRESHOLDS, Protocol, hits_n
 from vision.metrics.matching import match
 from vision.metrics.overlap import Found, Truth, overlapping_pairs
 from vision.metrics.ranking import Ranking, rank_by_class
-from vision.metrics.table import format_table, null_undefined
+from vision.metrics.table import format_table, note_left_out, null_undefined
 from vision.structures import ClassMap
 
 __all__ = ["CurveResult", "best_f1", "precision_recall_curves"]
@@ -81,7 +81,9 @@ class CurveResult:
 
     def table(self, style: str = "console") -> str:
         """Best F1 of each class and IoU threshold, and the score that gives it."""
-        return format_table(["class", "IoU", "F1", "at score", "precision", "recall"], self._best_rows(), style)
+        header = ["class", "IoU", "F1", "at score", "precision", "recall"]
+        left_out = int((self.rankings[0].positives == 0).sum())
+        return format_table(header, self._best_rows(), style) + note_left_out(left_out, style)
 
 
 def precision_recall_curves(found: Found, truth: Truth, classes: ClassMap, protocol: Protocol) -> CurveResult:

@@ -13,7 +13,7 @@ from vision.metrics.average_precision import RECALL_THRESHOLDS, Protocol, rank_d
 from vision.metrics.matching import match
 from vision.metrics.overlap import Found, Pairs, Truth, overlapping_pairs
 from vision.metrics.ranking import rank_by_class
-from vision.metrics.table import format_table, null_undefined
+from vision.metrics.table import format_table, note_left_out, null_undefined
 from vision.structures import ClassMap
 
 __all__ = ["ERRORS", "ErrorShares", "error_shares"]
@@ -26,7 +26,7 @@ CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
 class ErrorShares:
     """counts (6, K) int64 of `ERRORS` by class (of the detection; of the object for "missed") · average_precision at
     `iou`, mean over classes · fixed: that mean with one kind of error fixed, by name; also "false_positives" (all
-    gone) and "false_negatives" (none missing)."""
+    gone) and "false_negatives" (none missing) · classes_left_out: without an object, in none of the means."""
 
     classes: ClassMap
     iou: float
@@ -34,6 +34,7 @@ class ErrorShares:
     counts: np.ndarray
     average_precision: float
     fixed: dict[str, float]
+    classes_left_out: int
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         total = int(self.counts.sum())
@@ -53,6 +54,7 @@ class ErrorShares:
             for label, name in enumerate(self.classes.names)
         }
         figures = {"IoU": self.iou, "background_IoU": self.background, "AP": self.average_precision}
+        figures["classes_left_out"] = self.classes_left_out
         return null_undefined({**figures, "errors": self._rows(), "per_class": per_class})
 
     def table(self, style: str = "console") -> str:
@@ -60,7 +62,8 @@ class ErrorShares:
         rows = [[name, *row.values()] for name, row in self._rows().items()]
         errors = format_table(["error", "count", "share", "AP when fixed", "dAP"], rows, style)
         counts = [[name, *self.counts[:, label].tolist()] for label, name in enumerate(self.classes.names)]
-        return errors + "\n\n" + format_table(["class", *ERRORS], counts, style)
+        tables = errors + "\n\n" + format_table(["class", *ERRORS], counts, style)
+        return tables + note_left_out(self.classes_left_out, style)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def error_shares(
     fixed["false_positives"] = _average_precision(case, case.hit, case.hit)
     hits = torch.bincount(case.label[case.hit], minlength=len(classes))
     fixed["false_negatives"] = _average_precision(case, case.counts, case.hit, positives=hits)
-    return ErrorShares(classes, iou, background, torch.stack(counts).cpu().numpy(), plain, fixed)
+    absent = int((case.positives == 0).sum())
+    return ErrorShares(classes, iou, background, torch.stack(counts).cpu().numpy(), plain, fixed, absent)
 
 
 def _sorted_out(found: Found, truth: Truth, classes: int, kind: str, iou: float, background: float) -> Case:

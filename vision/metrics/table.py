@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["defined", "format_table", "null_undefined", "result_table"]
+__all__ = ["defined", "format_table", "note_left_out", "null_undefined", "result_table"]
 
 
 def null_undefined(value: Any) -> Any:
@@ -55,6 +55,11 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]], style: st
         return "\n".join("  ".join(line).rstrip() for line in lines)
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def note_left_out(classes: int, style: str = "console") -> str:
+    """A line to follow a table, of the classes that enter no mean; nothing where there are none, in CSV and in JSON."""
+    return f"\n\nclasses left out of means: {classes}" if classes and style in ("console", "markdown") else ""
 
 
 def result_table(figures: Mapping[str, Any], style: str = "console", left_out: str = "") -> str:
