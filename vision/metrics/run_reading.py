@@ -179,13 +179,33 @@ def _runs_of_lengths(gap: np.ndarray, length: np.ndarray, first: np.ndarray, siz
     height = int(size[0, 0]) if (size[:, 0] == size[0, 0]).all() else np.repeat(size[:, 0].astype(np.int32), count)
     column = (start / height).astype(np.int32)  # float64: exact enough to round down right
     top, bottom = start - column * height, end - column * height
-    if (bottom > height).any():  # a run that goes on in the next columns: one for each
-        parts = -(-bottom // height)
-        owner = np.repeat(np.repeat(np.arange(len(count)), count), parts)
-        step = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-        height = height if isinstance(height, int) else np.repeat(height, parts)
-        column, top, bottom = (np.repeat(one, parts) for one in (column, top, bottom))
-        top, bottom = np.maximum(top - step * height, 0), np.minimum(bottom - step * height, height)
-        column, count = column + step, np.bincount(owner, minlength=len(count))
+    over = np.flatnonzero(bottom > height)
+    if len(over):
+        column, top, bottom, count = _cut_at_columns(column, top, bottom, count, height, over)
     parts = [torch.from_numpy(part.astype(np.int32)) for part in (column, top, bottom)]
     return Runs(*parts, torch.from_numpy(count), torch.from_numpy(size))
+
+
+def _cut_at_columns(
+    column: np.ndarray,
+    top: np.ndarray,
+    bottom: np.ndarray,
+    count: np.ndarray,
+    height: int | np.ndarray,
+    over: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """column, top, bottom, count anew, where the few runs `over` go on in the next columns: one run for each."""
+    tall = np.broadcast_to(height, len(bottom))[over]
+    more = (bottom[over] - 1) // tall  # columns behind the first
+    old, new = np.repeat(over, more), np.arange(more.sum())
+    step = new - np.repeat(np.cumsum(more) - more, more) + 1
+    source = np.insert(np.arange(len(bottom)), old + 1, old)
+    column, top, bottom = (one[source] for one in (column, top, bottom))
+    new += old + 1  # where the added runs stand
+    tall_new = np.repeat(tall, more)
+    column[new] += step
+    top[new] = 0
+    bottom[new] = np.minimum(bottom[new] - step * tall_new, tall_new)
+    bottom[over + np.cumsum(more) - more] = tall  # the first column's part ends with the column
+    owner = np.searchsorted(np.cumsum(count), over, side="right")
+    return column, top, bottom, count + np.bincount(owner, more, len(count)).astype(np.int64)
