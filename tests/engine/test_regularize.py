@@ -188,16 +188,20 @@ def test_dropout_of_features(kind):
     assert not (model.eval().backbone(images)[0] == 0).any()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_stochastic_depth_leaves_branches_out(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet18", {"width": 0.25}), ("mobilenet_v2", {"width": 0.25}), ("csp_n", {})]
+)
+def test_stochastic_depth_leaves_branches_out(name, options):
     model = Net()
-    model.backbone = build_backbone(name, width=0.25)
+    model.backbone = build_backbone(name, **options)
+    keys = list(model.state_dict())
     images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     plain = model.eval().backbone(images)[-1]
     Regularizer(model, RegularizeConfig(drop_path=0.5))
     layers = [module for module in model.modules() if isinstance(module, StochasticDepth)]
     assert [layer.p for layer in layers] == pytest.approx([0.5 * i / (len(layers) - 1) for i in range(len(layers))])
     assert torch.equal(model.backbone(images)[-1], plain)  # in evaluation nothing is left out
+    assert list(model.state_dict()) == keys
     torch.manual_seed(0)
     branch = torch.ones(1000, 1, 1, 1)
     dropped = layers[-1].train()(branch)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vision.backbones.base import Backbone, BackboneOptions
 from vision.layers.conv import ConvNormAct
 from vision.layers.csp import CSPBlock, PoolingPyramid
+from vision.layers.drop import add_stochastic_depth
 from vision.layers.norm import Norm
 
 __all__ = ["CSP_SCALES", "CSPDarknet", "build_csp", "yolo_norm", "yolo_scale"]
@@ -38,7 +39,7 @@ def build_csp(name: str, options: BackboneOptions) -> CSPDarknet:
     if options.output_stride != 32:
         raise ValueError(f"backbone {name!r}: output stride {options.output_stride}; it has 32 alone")
     channels, depths = yolo_scale(*CSP_SCALES[name])
-    return CSPDarknet(
+    backbone = CSPDarknet(
         channels,
         depths,
         norm=yolo_norm if options.norm == "batch" else options.norm,
@@ -46,6 +47,9 @@ def build_csp(name: str, options: BackboneOptions) -> CSPDarknet:
         in_channels=options.in_channels,
         levels=options.levels or (1, 2, 3, 4, 5),
     )
+    if options.drop_path:
+        add_stochastic_depth(backbone, options.drop_path)
+    return backbone
 
 
 class CSPDarknet(Backbone):

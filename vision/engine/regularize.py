@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchvision.ops import StochasticDepth
 
 from vision.engine.settings import RegularizeConfig
-from vision.layers.drop import build_drop
+from vision.layers.drop import add_stochastic_depth, build_drop
 from vision.layers.noise import GaussianNoise
 
 __all__ = ["ActivityPenalty", "PenalisedStep", "RegularizeConfig", "Regularizer"]
@@ -94,20 +93,6 @@ class Regularizer:
         if self.config.constraint != "none":
             for weight in self._weights:
                 constrain(weight, self.config.constraint, self.config.max_norm)
-
-
-def add_stochastic_depth(backbone: nn.Module, rate: float) -> None:
-    """Lets the residual blocks of `backbone` leave out their branch for single images while training: the last block
-    with probability `rate`, those before it in proportion to their place (arXiv:1603.09382). ValueError without any."""
-    blocks = [block for block in backbone.modules() if hasattr(block, "drop_path") and getattr(block, "shortcut", True)]
-    if not blocks:
-        raise ValueError(
-            f"regularize.drop_path: {type(backbone).__name__} has no residual branches to leave out; choose a ResNet "
-            "or an inverted residual network (MobileNetV2, V3) as backbone"
-        )
-    for place, block in enumerate(blocks):
-        layer = StochasticDepth(rate * place / max(len(blocks) - 1, 1), "row")
-        block.drop_path = layer.train(block.training)
 
 
 def soft_threshold(weights: list[Tensor], threshold: float) -> None:

@@ -20,9 +20,12 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut
         self.first = ConvNormAct(channels, channels, norm=norm, activation=activation)
         self.second = ConvNormAct(channels, channels, norm=norm, activation=activation)
+        self.drop_path: nn.Module | None = None  # see `add_stochastic_depth`
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.first(x))
+        if self.drop_path is not None:
+            y = self.drop_path(y)
         return x + y if self.shortcut else y
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.ops import drop_block2d
+from torchvision.ops import StochasticDepth, drop_block2d
 
-__all__ = ["DROPS", "DropBlock", "build_drop"]
+__all__ = ["DROPS", "DropBlock", "add_stochastic_depth", "build_drop"]
 
 DROPS = ("element", "channel", "block")
 
@@ -41,3 +41,21 @@ def build_drop(kind: str, rate: float, *, block_size: int = 7) -> nn.Module:
     if kind == "block":
         return DropBlock(rate, block_size)
     raise ValueError(f"drop {kind!r} is not known; choose one of: {', '.join(DROPS)}")
+
+
+def add_stochastic_depth(backbone: nn.Module, rate: float) -> None:
+    """Lets the residual blocks of `backbone` leave out their branch for single images while training: the last block
+    with probability `rate`, those before it in proportion to their place (arXiv:1603.09382). ValueError without any.
+
+    A residual block has an attribute `drop_path` for it and, where it may come without its shortcut, says so in
+    `shortcut`.
+    """
+    blocks = [block for block in backbone.modules() if hasattr(block, "drop_path") and getattr(block, "shortcut", True)]
+    if not blocks:
+        raise ValueError(
+            f"drop_path: {type(backbone).__name__} has no residual branches to leave out; choose a ResNet, an inverted "
+            "residual network (MobileNetV2, V3) or the CSP backbone of YOLO"
+        )
+    for place, block in enumerate(blocks):
+        layer = StochasticDepth(rate * place / max(len(blocks) - 1, 1), "row")
+        block.drop_path = layer.train(block.training)
