@@ -77,3 +77,22 @@ def test_background_is_left_as_it_is():
     drawn = draw_segmentation(image, Segmentation(labels), ClassMap(("background", "cell")), legend=False)
     assert (drawn[:, :20] == 100).all()
     assert (drawn[:, 20:] != 100).any()
+
+
+def test_the_legend_keeps_the_order_of_the_classes_and_the_largest_where_not_all_fit():
+    names = tuple(f"class {i}" for i in range(30))
+    classes, image = ClassMap(names), np.zeros((120, 160, 3), np.uint8)
+    labels = torch.full((120, 160), 255)
+    labels[:, 80:] = 29  # the largest, and the last one
+    labels[0, :29] = torch.arange(29)
+
+    def legend(segmentation):
+        with_it, without = (draw_segmentation(image, segmentation, classes, legend=on) for on in (True, False))
+        rows = (with_it != without).any(2)[:, 2]
+        return with_it[rows, 2]
+
+    colours = [tuple(row) for row in legend(Segmentation(labels)).tolist()]
+    order = list(dict.fromkeys(colours))
+    known = [tuple(colour) for colour in class_colours(30).tolist()]
+    places = [known.index(colour) for colour in order]
+    assert places == sorted(places) and 29 in places and 1 < len(places) < 30

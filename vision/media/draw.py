@@ -95,24 +95,20 @@ def draw_segmentation(
         drawn[labels == label] = image[labels == label]
     if legend:
         shares = np.bincount(labels[(labels >= 0) & (labels < len(classes))].ravel(), minlength=len(classes))
-        _legend(
-            drawn,
-            [i for i in np.argsort(-shares, kind="stable") if shares[i] and i not in background],
-            classes,
-            palette,
-        )
+        shares[background] = 0
+        _legend(drawn, shares, classes, palette)
     return drawn
 
 
-def _legend(image: np.ndarray, present: list[int], classes: ClassMap, palette: np.ndarray) -> None:
-    """Names of the present classes in their colours, down the left edge, as many as fit."""
+def _legend(image: np.ndarray, shares: np.ndarray, classes: ClassMap, palette: np.ndarray) -> None:
+    """Names of the classes with a share (C,) in their colours, down the left edge: in the classes' own order, so that
+    a video's legend stands still; the largest where not all fit."""
     _, scale, thickness = _letters(*image.shape[:2])
-    top = 2
-    for label in present:
-        (across, up), below = cv2.getTextSize(classes.names[label], FONT, scale, thickness)
-        if top + up + below + 2 > image.shape[0]:
-            break
-        colour = palette[label].tolist()
+    (_, up), below = cv2.getTextSize(classes.names[0], FONT, scale, thickness)  # the same height for any text
+    rows = (image.shape[0] - 2) // (up + below + 3)
+    largest = np.argsort(-shares, kind="stable")[:rows]
+    for row, label in enumerate(sorted(largest[shares[largest] > 0].tolist())):
+        top, colour = 2 + row * (up + below + 3), palette[label].tolist()
+        across = cv2.getTextSize(classes.names[label], FONT, scale, thickness)[0][0]
         cv2.rectangle(image, (2, top), (6 + across, top + up + below + 1), colour, cv2.FILLED)
         cv2.putText(image, classes.names[label], (4, top + up + 1), FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
-        top += up + below + 3
