@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,8 +13,10 @@ import torch
 from torch.nn.functional import one_hot
 
 from vision.data.resize import Preprocess
-from vision.engine.evaluate import _metrics, evaluate
-from vision.metrics import DetectionOptions, SurfaceDistance
+from vision.engine import evaluate as evaluate_module
+from vision.engine.evaluate import evaluate
+from vision.engine.inference import Inference
+from vision.metrics import OutlineOptions, SurfaceDistance
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Detections, Sample, Segmentation, Target
 
@@ -157,13 +161,93 @@ def test_boxes_equal_pycocotools_on_the_written_file(tmp_path):
     assert "AP50" in (tmp_path / "val" / "results.md").read_text()
 
 
+class Cutter(Guesser):
+    """Its boxes, filled, as masks."""
+
+    task = "instance"
+
+    def decode(self, outputs, sizes, **options):
+        found = super().decode(outputs, sizes, **options)
+        return [replace(one, masks=torch.from_numpy(filled(one.boxes.numpy()))) for one in found]
+
+
+class Outlined(Numbered):
+    """With the boxes, filled, as masks of the objects."""
+
+    tasks = frozenset({"detection", "instance", "semantic"})
+
+    def target(self, index, masks=False, semantic=False):
+        target = super().target(index, masks, semantic)
+        return replace(target, masks=filled(target.boxes)) if masks else target
+
+
+def filled(boxes):
+    masks = np.zeros((len(boxes), *SIZE), bool)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.round().astype(int).clip(0)):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
 @pytest.mark.parametrize(("boundary", "kinds"), [(False, ["bbox", "segm"]), (True, ["bbox", "segm", "boundary"])])
-def test_instances_are_measured_by_boundary_on_request(boundary, kinds):
-    model = Guesser()
-    model.task = "instance"
-    metrics = _metrics(model, DetectionOptions(max_detections=(1, 10, 50)), boundary, per_image=False)
-    assert [metric.kind for metric in metrics.values()] == list(metrics) == kinds
-    assert all("AR_50" in metric.compute().to_dict() for metric in metrics.values())
+def test_instances_are_measured_by_boundary_on_request(boundary, kinds, tmp_path):
+    options = {"max_detections": 50, "progress": False, "device": "cpu"}
+    evaluation = evaluate(Cutter(), Outlined(), boundary=boundary, out=tmp_path / "val", **options)
+    found = evaluation.to_dict()
+    assert [kind for kind in ("bbox", "segm", "boundary") if kind in found] == kinds
+    assert all(0 < found[kind]["AR_50"] < 1 for kind in kinds)
+    assert evaluation.headline == ("mask_AP", found["segm"]["AP"])
+    for text in (evaluation.table(), evaluation.markdown(), (tmp_path / "val" / "results.md").read_text()):
+        assert ("Boundaries of masks" in text) == boundary
+    assert json.loads(evaluation.table("json")) == json.loads((tmp_path / "val" / "metrics.json").read_text()) == found
+
+
+def test_options_that_do_not_fit_the_model_are_refused():
+    with pytest.raises(ValueError, match="boundary AP is of instances' masks; this model's task is 'detection'"):
+        evaluate(Guesser(), Numbered(), boundary=True, progress=False, device="cpu")
+    with pytest.raises(ValueError, match="outlines are measured of semantic maps"):
+        evaluate(Guesser(), Numbered(), outlines=OutlineOptions(), progress=False, device="cpu")
+
+
+class Both(Guesser):
+    """A model of two tasks, whose views remember how they were run."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [Guesser(), SurePainter()]
+
+    def views(self):
+        return self.parts
+
+
+@pytest.mark.parametrize("folder", [None, "val"])
+def test_a_model_of_several_tasks_takes_the_options_of_each(folder, tmp_path, monkeypatch):
+    taken = {}
+
+    class Spy(Inference):
+        def __init__(self, model, **options):
+            taken[model.task] = options
+            super().__init__(model, **{**options, "tile": None})  # Painter has no weights to tile with
+
+    monkeypatch.setattr(evaluate_module, "Inference", Spy)
+    out = folder and tmp_path / folder
+    options = {"tile": 128, "iou_threshold": 0.4, "outlines": OutlineOptions(share=50), "analyse": True, "out": out}
+    evaluation = evaluate(Both(), Numbered(), progress=False, device="cpu", **options)
+    assert taken["detection"]["iou_threshold"] == 0.4
+    assert (taken["detection"]["tile"], taken["semantic"]["tile"]) == (None, 128)
+    assert "hd50" in evaluation.to_dict()["surface"]
+    if out:
+        assert {path.name for path in out.iterdir()} == {"detection", "semantic"}
+    with pytest.raises(ValueError, match="boundary AP is of instances' masks"):
+        evaluate(Both(), Numbered(), boundary=True, progress=False, device="cpu")
+
+
+def test_an_undefined_headline_is_no_zero():
+    class Nothing(Numbered):
+        def target(self, index, masks=False, semantic=False):
+            return Target(np.zeros((0, 4)), np.zeros(0, np.int64), image_id=self.image_id(index), size=SIZE)
+
+    name, value = evaluate(Guesser(), Nothing(), progress=False, device="cpu").headline
+    assert name == "AP" and math.isnan(value)
 
 
 @pytest.mark.parametrize(("most", "names"), [(1, {"AR_1"}), (5, {"AR_1", "AR_5"}), (300, {"AR_1", "AR_10", "AR_300"})])

@@ -146,6 +146,16 @@ def test_per_image_by_hand():
     assert SegmentationScore(2, per_image=True).compute().to_dict()["mIoU"] is None
 
 
+def test_per_image_means_count_the_images_they_leave_out():
+    score = SegmentationScore(2, per_image=True)
+    score.update(torch.zeros(3, 1, 2).long(), torch.tensor([[[0, 0]], [[255, 255]], [[255, 0]]]))
+    figures = score.compute().to_dict()
+    assert (figures["mIoU"], figures["images_left_out"]) == (1, 1)
+    assert figures["averaged_over"] == "mean over 3 images"
+    assert "images_left_out" in score.compute().table()
+    assert "images_left_out" not in SegmentationScore(2).compute().to_dict()
+
+
 @pytest.mark.parametrize("per_image", [False, True])
 def test_several_labels_equal_scikit_learn(per_image, device):
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 
 import cv2
@@ -65,7 +66,15 @@ def test_equals_brute_force(height, width, density, seed, share):
     assert figures["hausdorff"] == pytest.approx(max(forth.max(), back.max()), rel=1e-14)
     assert figures["hd95"] == pytest.approx(max(np.percentile(one, share) for one in (forth, back)), rel=1e-14)
     assert figures["assd"] == pytest.approx(np.concatenate([forth, back]).mean(), rel=1e-13)
-    assert figures["surface_dice"] == pytest.approx((np.concatenate([forth, back]) <= 1).mean())
+    assert figures["surface_dice"] == pytest.approx((np.concatenate([forth, back]) <= 1).mean(), abs=1e-12)
+
+
+def test_surface_dice_equals_scipy_in_full_precision():
+    masks = [blobs((64, 80), seed, 0.3) for seed in (0, 50)]
+    figures = surface_figures(*map(torch.from_numpy, masks), tolerance=2)
+    expected = (np.concatenate(scipy_distances(*masks, (1, 1))) <= 2).mean()
+    assert 0.1 < expected < 0.9
+    assert figures["surface_dice"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_figures_equal_monai():
@@ -145,7 +154,12 @@ def test_over_a_data_set():
     assert thing["surface_dice"] == 0.5
     assert figures["per_class"]["nowhere"]["hausdorff"] is None
     json.dumps(figures, allow_nan=False)
-    assert "infinity" in metric.compute().table()
+    # the worst case must not vanish from the overall rows
+    assert figures["hausdorff"] == "infinity"
+    for style, row in (("console", r"hausdorff +infinity"), ("markdown", r"\| hausdorff +\| +infinity \|")):
+        assert re.search(row, metric.compute().table(style))
+    assert "hausdorff,infinity\n" in metric.compute().table("csv")
+    assert (figures["spacing"], figures["tolerance"]) == ([1, 1], 1)
 
 
 def test_equals_each_class_by_itself(device):
@@ -201,10 +215,13 @@ def test_one_empty_mask_is_the_worst_where_monai_says_nothing():
     assert surface_figures(full[0, 0], empty[0, 0])["hd95"] == math.inf
 
 
-@pytest.mark.parametrize(("spacing", "share"), [((1.0,), 95), ((1.0, 0.0), 95), ((1.0, 1.0), 101)])
-def test_options_out_of_range(spacing, share):
+@pytest.mark.parametrize(
+    ("spacing", "share", "tolerance"),
+    [((1.0,), 95, 1), ((1.0, 0.0), 95, 1), ((1.0, math.nan), 95, 1), ((1.0, 1.0), 101, 1), ((1.0, 1.0), 95, -1)],
+)
+def test_options_out_of_range(spacing, share, tolerance):
     with pytest.raises(ValueError, match="expected"):
-        SurfaceDistance(1, spacing, share=share)
+        SurfaceDistance(1, spacing, share=share, tolerance=tolerance)
 
 
 def test_ignored_pixels_and_merge():

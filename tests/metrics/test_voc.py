@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -183,6 +184,7 @@ def test_masks_and_empty_ones():
 def test_tables():
     result = evaluate([found_at((0.9, 0, 0, 9, 9))], [truth_at((0, 0, 9, 9))], classes=("cell", "dust"))
     assert "AP_11_point" in result.table()
+    assert re.search("protocol +voc\n.*\ncorners +continuous", result.table())
     assert result.table("markdown").startswith("| metric")
     assert "cell,1.0,1.0,1,1,0" in result.table("csv")
     assert json.loads(result.table("json"))["per_class"]["dust"]["AP"] is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
 from vision.engine.output import JsonList, coco_results, output_folder, write_json
 from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
-from vision.metrics import DetectionOptions, DetectionScore, PanopticQuality
-from vision.metrics.semantic import SEMANTIC_TITLES, semantic_metrics, update_semantic
+from vision.metrics import DetectionOptions, DetectionScore, OutlineOptions, PanopticQuality
+from vision.metrics.semantic import semantic_metrics, update_semantic
 from vision.models import VisionModel
 from vision.structures import Detections, Segmentation
 
@@ -26,45 +27,6 @@ __all__ = ["Evaluation", "check_classes", "evaluate"]
 
 Found = Detections | Segmentation | PanopticFound
 LOWEST_SCORE = 0.001  # an AP wants the whole precision-recall curve
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Results by name ("bbox", "segm", "panoptic", ...): what each metric's `compute` returned; and on what."""
-
-    results: dict[str, Any]
-    description: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def headline(self) -> tuple[str, float]:
-        """The number that models are compared by, and its name: PQ, mIoU, mask AP or box AP; 0 where undefined."""
-        kind = next(kind for kind in HEADLINES if kind in self.results)
-        name = {"panoptic": "PQ", "semantic": "mIoU"}.get(kind, "AP")
-        value = self.results[kind].to_dict()[name]
-        return ("mask_AP" if kind == "segm" else name), float(value or 0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able. One metric stands at the top level, several each under their own name."""
-        parts = {kind: result.to_dict() for kind, result in self.results.items()}
-        return {**self.description, **(next(iter(parts.values())) if len(parts) == 1 else parts)}
-
-    def table(self) -> str:
-        """The tables, overall and per class, for a console."""
-        return "\n\n".join(f"{TITLES[kind]}\n{result.table()}" for kind, result in self.results.items())
-
-    def markdown(self) -> str:
-        lines = [f"- {name}: {value}" for name, value in self.description.items()]
-        parts = [f"## {TITLES[kind]}\n\n{result.table('markdown')}" for kind, result in self.results.items()]
-        return "# Evaluation\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(parts) + "\n"
-
-
-HEADLINES = ("panoptic", "semantic", "segm", "bbox")
-TITLES = {
-    "panoptic": "Panoptic segmentation",
-    "bbox": "Boxes",
-    "segm": "Masks",
-    **SEMANTIC_TITLES,
-}
 
 
 def check_classes(model: VisionModel, dataset: Any) -> None:
@@ -80,98 +42,124 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """What `evaluate` was asked for, beside the model, the data and the folder."""
+
+    batch_size: int
+    workers: int
+    device: str
+    precision: str
+    tile: int | None
+    tta: bool
+    crf: bool
+    max_detections: int
+    iou_threshold: float | None
+    protocol: str
+    analyse: bool
+    boundary: bool
+    per_image: bool
+    outlines: OutlineOptions | None
+    progress: bool
+    rank: int
+    world: int
+
+
 def evaluate(
-    model: VisionModel,
-    dataset: Any,
-    *,
-    batch_size: int = 16,
-    workers: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    out: str | Path | None = None,
-    tile: int | None = None,
-    tta: bool = False,
-    crf: bool = False,
-    max_detections: int = 100,
-    iou_threshold: float | None = None,
-    protocol: str = "coco",
-    analyse: bool = False,
-    boundary: bool = False,
-    per_image: bool = False,
-    progress: bool = True,
-    rank: int = 0,
-    world: int = 1,
-) -> Evaluation:
+    model: VisionModel, dataset: Any, *, batch_size: int = 16, workers: int = 0, device: str = "auto",
+    precision: str = "auto", out: str | Path | None = None, tile: int | None = None, tta: bool = False,
+    crf: bool = False, max_detections: int = 100, iou_threshold: float | None = None, protocol: str = "coco",
+    analyse: bool = False, boundary: bool = False, per_image: bool = False, outlines: OutlineOptions | None = None,
+    progress: bool = True, rank: int = 0, world: int = 1,
+) -> Evaluation:  # fmt: skip
     """Runs `model` over `dataset` and returns its metrics; with `out`, writes metrics.json, results.md and predictions.
 
     Detections go to predictions.json (COCO results), semantic maps to masks/NAME.png, panoptic ones to panoptic.json
-    and panoptic/NAME.png: a panoptic model's, where the data set has panoptic annotations. With several processes each
-    takes every `world`-th image and the metrics are summed over all of them: nothing is seen twice; every process
-    returns the same result. protocol, analyse: of detections, as in `DetectionOptions`; of semantic maps, analyse
-    measures average precision, outlines and connected regions too, and per_image takes means over images. ValueError
-    when the classes differ or the data set lacks what the task needs.
+    and panoptic/NAME.png: a panoptic model's, where the data set has panoptic annotations. A model of several tasks is
+    evaluated in each; `out` has a folder for each. With several processes each takes every `world`-th image and the
+    metrics are summed over all of them: nothing is seen twice; every process returns the same result.
+
+    iou_threshold, max_detections, boundary: of detections; tile, tta, crf, per_image (means over images), outlines: of
+    semantic maps. protocol, analyse: of detections, as in `DetectionOptions`; of semantic maps, analyse measures
+    average precision, outlines and connected regions too. ValueError when the classes differ, the data set lacks what
+    the task needs, or an option does not fit the model.
     """
     check_classes(model, dataset)
-    if hasattr(model, "views"):
-        return _evaluate_tasks(
-            model, dataset, out, batch_size=batch_size, workers=workers, device=device, precision=precision,
-            max_detections=max_detections, protocol=protocol, analyse=analyse, progress=progress, rank=rank,
-            world=world, per_image=per_image,
-        )  # fmt: skip
-    needed = "semantic" if model.task == "semantic" else "instance" if model.task == "instance" else "detection"
-    if needed not in dataset.tasks:
-        raise ValueError(
-            f"data set {dataset.name} has no {needed} annotations; it has {', '.join(sorted(dataset.tasks))}"
-        )
-    options = {} if model.task == "semantic" else {"score_threshold": LOWEST_SCORE, "max_detections": max_detections}
-    if iou_threshold is not None and model.task != "semantic":
-        options["iou_threshold"] = iou_threshold
-    panoptic = model.task == "panoptic" and "panoptic" in dataset.tasks
-    kind = PanopticInference if panoptic else Inference
-    inference = kind(model, device=device, precision=precision, tile=tile, tta=tta, crf=crf, **options)
-    limits = _limits(max_detections)
-    detection = DetectionOptions(protocol=protocol, analyse=analyse, max_detections=limits)
-    metrics = _metrics(model, detection, boundary, per_image)
-    if panoptic:
-        metrics["panoptic"] = PanopticQuality(dataset.classes)
-    results = _results(
-        inference, dataset, range(rank, len(dataset), world), batch_size, workers, progress and rank == 0
-    )
-    if out is None:
-        for index, result in results:
-            _update(metrics, result, dataset, index)
-        return _finish(metrics, model, dataset, world)
-    if world > 1:
+    if world > 1 and out is not None:
         raise ValueError("evaluate: predictions are written by one process; leave `out` away or run a single process")
-    with output_folder(out) as folder:
-        with _Writer(folder, dataset, model.task) as writer:
-            for index, result in results:
-                _update(metrics, result, dataset, index)
-                writer.add(index, result)
-        evaluation = _finish(metrics, model, dataset, world)
-        write_json(folder / "metrics.json", evaluation.to_dict())
-        write_text(folder / "results.md", evaluation.markdown())
-    return evaluation
-
-
-def _evaluate_tasks(model: Any, dataset: Any, out: str | Path | None, **options: Any) -> Evaluation:
-    """The evaluations of a model of several tasks, each by itself, under one roof; folder `out` has one a task."""
+    settings = _Settings(
+        batch_size, workers, device, precision, tile, tta, crf, max_detections, iou_threshold, protocol, analyse,
+        boundary, per_image, outlines, progress, rank, world,
+    )  # fmt: skip
     with contextlib.nullcontext() if out is None else output_folder(out) as folder:
+        if not hasattr(model, "views"):
+            return _evaluate_task(model, dataset, settings, folder)
         parts = [
-            evaluate(view, dataset, out=None if folder is None else folder / view.task, **options)
+            _evaluate_task(view, dataset, _of_task(settings, view.task), folder and folder / view.task)
             for view in model.views()
         ]
     return replace(parts[0], results={kind: result for part in parts for kind, result in part.results.items()})
 
 
-def _metrics(model: VisionModel, options: DetectionOptions, boundary: bool, per_image: bool) -> dict[str, Any]:
+def _of_task(settings: _Settings, task: str) -> _Settings:
+    """The settings for one task of several: what only semantic maps have is left out of the other tasks."""
+    return settings if task == "semantic" else replace(settings, tile=None, tta=False, crf=False, outlines=None)
+
+
+def _evaluate_task(model: VisionModel, dataset: Any, settings: _Settings, folder: Path | None) -> Evaluation:
+    needed = model.task if model.task in ("semantic", "instance") else "detection"
+    if needed not in dataset.tasks:
+        has = ", ".join(sorted(dataset.tasks))
+        raise ValueError(f"data set {dataset.name} has no {needed} annotations; it has {has}")
+    panoptic = model.task == "panoptic" and "panoptic" in dataset.tasks
+    metrics = _metrics(model, settings)
+    if panoptic:
+        metrics["panoptic"] = PanopticQuality(dataset.classes)
+    results = _results(_inference(model, settings, panoptic), dataset, settings)
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+    with contextlib.nullcontext() if folder is None else _Writer(folder, dataset, model.task) as writer:
+        for index, result in results:
+            _update(metrics, result, dataset, index)
+            if writer is not None:
+                writer.add(index, result)
+    evaluation = _finish(metrics, model, dataset, settings.world)
+    if folder is not None:
+        write_json(folder / "metrics.json", evaluation.to_dict())
+        write_text(folder / "results.md", evaluation.markdown())
+    return evaluation
+
+
+def _inference(model: VisionModel, settings: _Settings, panoptic: bool) -> Inference:
+    options: dict[str, Any] = {}
+    if model.task != "semantic":
+        options = {"score_threshold": LOWEST_SCORE, "max_detections": settings.max_detections}
+        options["iou_threshold"] = settings.iou_threshold  # None: the model's own
+    return (PanopticInference if panoptic else Inference)(
+        model, device=settings.device, precision=settings.precision, tile=settings.tile, tta=settings.tta,
+        crf=settings.crf, **options,
+    )  # fmt: skip
+
+
+def _metrics(model: VisionModel, settings: _Settings) -> dict[str, Any]:
+    if settings.boundary and model.task not in ("instance", "panoptic"):
+        raise ValueError(f"evaluate: boundary AP is of instances' masks; this model's task is {model.task!r}")
     if model.task == "semantic":
         ignore = 255 if len(model.classes) <= 255 else -1
-        return semantic_metrics(model.classes, ignore, analyse=options.analyse, per_image=per_image, with_scores=True)
+        return semantic_metrics(
+            model.classes, ignore, analyse=settings.analyse, per_image=settings.per_image, with_scores=True,
+            outlines=settings.outlines,
+        )  # fmt: skip
+    if settings.outlines is not None:
+        raise ValueError(f"evaluate: outlines are measured of semantic maps; this model's task is {model.task!r}")
     kinds = ["bbox"]
     if model.task in ("instance", "panoptic"):
-        kinds += ["segm", "boundary"] if boundary else ["segm"]
-    return {kind: DetectionScore(model.classes, replace(options, kind=kind)) for kind in kinds}
+        kinds += ["segm", "boundary"] if settings.boundary else ["segm"]
+    limits = _limits(settings.max_detections)
+    return {
+        kind: DetectionScore(model.classes, DetectionOptions(kind, settings.protocol, limits, settings.analyse))
+        for kind in kinds
+    }
 
 
 def _limits(max_detections: int) -> tuple[int, ...]:
@@ -224,15 +212,15 @@ class _Prepared(TorchDataset):
         )
 
 
-def _results(
-    inference: Inference, dataset: Any, indices: range, batch_size: int, workers: int, progress: bool
-) -> Iterator[tuple[int, Found]]:
-    """(index, result in source pixels) of every image, in order."""
+def _results(inference: Inference, dataset: Any, settings: _Settings) -> Iterator[tuple[int, Found]]:
+    """(index, result in source pixels) of every image of this process, in order."""
     from tqdm import tqdm
 
+    indices = range(settings.rank, len(dataset), settings.world)
     prepared = _Prepared(dataset, indices, inference)
-    loader = DataLoader(prepared, batch_size, num_workers=workers, collate_fn=prepared.collate)
-    with tqdm(total=len(indices), unit="image", desc="evaluate", disable=not progress, leave=False) as bar:
+    loader = DataLoader(prepared, settings.batch_size, num_workers=settings.workers, collate_fn=prepared.collate)
+    quiet = not settings.progress or settings.rank > 0
+    with tqdm(total=len(indices), unit="image", desc="evaluate", disable=quiet, leave=False) as bar:
         for batch_indices, images, placements in loader:
             yield from zip(batch_indices, inference.run(images, placements))
             bar.update(len(batch_indices))

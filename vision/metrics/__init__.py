@@ -8,7 +8,7 @@ from vision.metrics.panoptic import PanopticMap, PanopticQuality, PanopticResult
 from vision.metrics.rand import RandResult, RandScore
 from vision.metrics.segmentation import SegmentationResult, SegmentationScore
 from vision.metrics.surface import surface_figures
-from vision.metrics.surface_score import SurfaceDistance, SurfaceResult
+from vision.metrics.surface_score import OutlineOptions, SurfaceDistance, SurfaceResult
 from vision.metrics.voc import VocAP, VocResult
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "DetectionOptions",
     "DetectionResult",
     "DetectionScore",
+    "OutlineOptions",
     "PanopticMap",
     "PanopticQuality",
     "PanopticResult",

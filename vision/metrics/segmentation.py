@@ -56,7 +56,8 @@ class SegmentationResult:
     """Figures by name (0-dim, or (C,) by class; NaN = undefined), and the counts behind them.
 
     matrix (C, C + 1) int64, pixels by true and predicted class, the last column for none; with several labels a pixel
-    (C, 2, 2), by truth and prediction of each class. images: how many the means are over; 0 = over the data set.
+    (C, 2, 2), by truth and prediction of each class. images: how many the means are over; 0 = over the data set;
+    images_left_out: those of them without a pixel that counts, in none of the means.
     score_bins: steps of the scores that average precision tells apart; 0 = none was asked for.
     """
 
@@ -66,12 +67,15 @@ class SegmentationResult:
     images: int = 0
     undefined: np.ndarray | None = None  # (C,), with images: those without the class
     score_bins: int = 0
+    images_left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The names of `vision evaluate`; undefined figures are None."""
         overall: dict[str, Any] = {name: float(value) for name, value in self.figures.items() if np.ndim(value) == 0}
         overall["averaged_over"] = f"mean over {self.images} images" if self.images else "over the data set"
         overall["classes_without_IoU"] = int(np.isnan(self.figures["IoU"]).sum())
+        if self.images:
+            overall["images_left_out"] = self.images_left_out
         if self.score_bins:
             overall["score_bins"] = self.score_bins
         rows = {
@@ -85,8 +89,7 @@ class SegmentationResult:
 
     def table(self, style: str = "console") -> str:
         """Overall and per-class table: "console", "markdown", "csv" or "json"."""
-        figures = self.to_dict()
-        return result_table(figures, style, f"figures {figures['averaged_over']}")
+        return result_table(self.to_dict(), style)
 
 
 class SegmentationScore:
@@ -189,9 +192,10 @@ class SegmentationScore:
             return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), score_bins=bins)
         summary = torch.cat([one.cpu() for one in self.images] or [_summary(matrix[None])[:0]])
         each = segmentation_figures(*summary.unbind(1))
-        undefined = each["IoU"].isnan().sum(0).numpy()
+        undefined, left_out = each["IoU"].isnan().sum(0).numpy(), int(each["mIoU"].isnan().sum())
         figures = {name: value.nanmean(0) for name, value in each.items()}
-        return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), len(summary), undefined)
+        arrays = (matrix.numpy(), _arrays(figures))
+        return SegmentationResult(self.classes, *arrays, len(summary), undefined, images_left_out=left_out)
 
 
 def _summary(matrices: Tensor) -> Tensor:

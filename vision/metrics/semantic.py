@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vision.metrics.rand import RandScore
 from vision.metrics.segmentation import SegmentationScore
-from vision.metrics.surface_score import SurfaceDistance
+from vision.metrics.surface_score import OutlineOptions, SurfaceDistance
 from vision.structures import ClassMap
 
 __all__ = ["SEMANTIC_TITLES", "SemanticResults", "semantic_metrics", "update_semantic"]
@@ -18,23 +18,36 @@ __all__ = ["SEMANTIC_TITLES", "SemanticResults", "semantic_metrics", "update_sem
 SCORE_BINS = 4096
 SEMANTIC_TITLES = {
     "semantic": "Semantic segmentation",
-    "surface": "Outlines, in pixels of the source images",
+    "surface": "Outlines, in units of the spacing of the source images' pixels",
     "rand": "Connected regions",
 }
 
 
 def semantic_metrics(
-    classes: ClassMap, ignore: int = 255, *, analyse: bool = False, per_image: bool = False, with_scores: bool = False
+    classes: ClassMap,
+    ignore: int = 255,
+    *,
+    analyse: bool = False,
+    per_image: bool = False,
+    with_scores: bool = False,
+    outlines: OutlineOptions | None = None,
 ) -> dict[str, Any]:
     """The metrics by name: "semantic"; with `analyse`, "surface" (Hausdorff distance, HD95, mean surface distance,
     surface Dice, boundary IoU) and "rand", and in "semantic" the average precision where there are scores.
 
-    per_image: figures of pixels are means over images (average precision is not made then).
+    per_image: figures of pixels are means over images (average precision is not made then). outlines: how "surface"
+    measures. ValueError for outlines without `analyse`.
     """
+    if outlines is not None and not analyse:
+        raise ValueError("semantic_metrics: spacing, percentile and tolerance without analyse, which measures outlines")
     bins = SCORE_BINS if analyse and with_scores and not per_image else 0
     metrics: dict[str, Any] = {"semantic": SegmentationScore(classes, ignore, per_image=per_image, score_bins=bins)}
     if analyse:
-        metrics |= {"surface": SurfaceDistance(classes, ignore=ignore), "rand": RandScore(classes, ignore)}
+        chosen = outlines or OutlineOptions()
+        surface = SurfaceDistance(
+            classes, chosen.spacing, share=chosen.share, tolerance=chosen.tolerance, ignore=ignore
+        )
+        metrics |= {"surface": surface, "rand": RandScore(classes, ignore)}
     return metrics
 
 

@@ -142,7 +142,7 @@ def distance_figures(forth: Tensor, back: Tensor, share: float, tolerance: float
         torch.maximum(forth.max(), back.max()),
         torch.maximum(percentile(forth, share), percentile(back, share)),
         (forth.sum() + back.sum()) / number,
-        ((forth <= tolerance).sum() + (back <= tolerance).sum()) / number,
+        ((forth <= tolerance).sum() + (back <= tolerance).sum()).double() / number,
     ])  # fmt: skip
 
 

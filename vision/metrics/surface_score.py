@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,17 @@ from vision.metrics.table import null_undefined, result_table
 from vision.ops.histogram import count_values
 from vision.structures import ClassMap
 
-__all__ = ["SurfaceDistance", "SurfaceResult"]
+__all__ = ["OutlineOptions", "SurfaceDistance", "SurfaceResult"]
+
+
+@dataclass(frozen=True)
+class OutlineOptions:
+    """spacing: size of a pixel along each axis, rows first · share: the percentile beside the Hausdorff distance, 0 to
+    100 · tolerance of surface Dice, in units of spacing."""
+
+    spacing: tuple[float, ...] = (1.0, 1.0)
+    share: float = 95.0
+    tolerance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,8 @@ class SurfaceResult:
     classes: ClassMap
     values: np.ndarray
     share: float = 95.0
+    spacing: tuple[float, ...] = (1.0, 1.0)
+    tolerance: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,7 +54,8 @@ class SurfaceResult:
         overall |= {f"{name}_finite": _mean([row[f"{name}_finite"] for row in by_class]) for name in self.names[:3]}
         overall |= {name: sum(row[name] for row in by_class) for name in ("infinite", "undefined")}
         rows = dict(zip(self.classes.names, by_class))
-        return null_undefined(_spelled({**overall, "averaged_over": "images, then classes", "per_class": rows}))
+        rules = {"averaged_over": "images, then classes", "spacing": self.spacing, "tolerance": self.tolerance}
+        return null_undefined(_spelled({**overall, **rules, "per_class": rows}))
 
     def _figures(self, values: np.ndarray) -> dict[str, Any]:
         figures = {name: _mean(values[:, i]) for i, name in enumerate(self.names)}
@@ -86,10 +100,12 @@ class SurfaceDistance:
         ignore: int = 255,
     ):
         self.classes = ClassMap.of(classes)
-        if len(spacing) not in (2, 3) or min(spacing) <= 0:
+        if len(spacing) not in (2, 3) or not all(0 < step < math.inf for step in spacing):
             raise ValueError(f"SurfaceDistance: spacing {tuple(spacing)}; expected two or three sizes above 0")
         if not 0 <= share <= 100:
             raise ValueError(f"SurfaceDistance: share {share}; expected a percentile from 0 to 100")
+        if not tolerance >= 0:
+            raise ValueError(f"SurfaceDistance: tolerance {tolerance}; expected a distance of 0 or more")
         self.spacing, self.share, self.tolerance, self.ignore = tuple(spacing), share, tolerance, ignore
         self.reset()
 
@@ -147,4 +163,4 @@ class SurfaceDistance:
 
     def compute(self) -> SurfaceResult:
         values = [value.cpu().numpy() for value in self.values] or [np.zeros((0, len(self.classes), 5))]
-        return SurfaceResult(self.classes, np.concatenate(values), self.share)
+        return SurfaceResult(self.classes, np.concatenate(values), self.share, self.spacing, self.tolerance)

@@ -62,9 +62,9 @@ def note_left_out(classes: int, style: str = "console") -> str:
     return f"\n\nclasses left out of means: {classes}" if classes and style in ("console", "markdown") else ""
 
 
-def result_table(figures: Mapping[str, Any], style: str = "console", left_out: str = "") -> str:
-    """The table of a result's `to_dict()`: overall figures, then one row for each class of `per_class`."""
-    overall = {name: value for name, value in figures.items() if value is None or isinstance(value, (int, float))}
+def result_table(figures: Mapping[str, Any], style: str = "console") -> str:
+    """The table of a result's `to_dict()`: overall figures and by which rules, then a row for each of `per_class`."""
+    overall = {name: value for name, value in figures.items() if not isinstance(value, Mapping)}
     per_class = figures.get("per_class") or {}
     if style == "json":
         return json.dumps(null_undefined(figures), indent=2)
@@ -73,6 +73,4 @@ def result_table(figures: Mapping[str, Any], style: str = "console", left_out: s
         columns = list(next(iter(per_class.values())))
         rows = [[name, *(row.get(column) for column in columns)] for name, row in per_class.items()]
         parts.append(format_table(["class", *columns], rows, style))
-    if left_out and style != "csv":
-        parts.append(left_out)
     return "\n\n".join(parts)
