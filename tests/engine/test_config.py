@@ -16,6 +16,8 @@ from vision.engine.options import (
     settings,
     train_parser,
 )
+from vision.layers.norm import NORMS
+from vision.losses.compose import LOSSES
 
 
 def test_every_setting_is_explained():
@@ -100,6 +102,25 @@ def test_every_recipe_is_valid(name):
     config_from_dict(merge(TrainConfig().to_dict(), read_recipe(name)))
 
 
+def test_one_cycle_leaves_the_warmup_of_a_recipe_behind_and_refuses_one_of_its_own():
+    assert read_recipe("segmentation")["schedule"]["warmup"] == 0.02
+    assert settings({"model": "unet"}).schedule.warmup == 0.02
+    for recipe in (None, "camvid"):
+        config = settings({"model": "unet", "recipe": recipe, "schedule": {"name": "one_cycle"}})
+        assert config.schedule.warmup is None
+    with pytest.raises(ValueError, match="one_cycle has its own rise"):
+        settings({"model": "unet", "schedule": {"name": "one_cycle", "warmup": 0.1}})
+
+
+def test_settings_of_a_recipe_count_when_those_on_top_are_checked(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("schedule: {name: one_cycle}")
+    over = {"model": "unet", "recipe": str(recipe), "schedule": {"cycle_momentum": [0.95, 0.85]}}
+    assert settings(over).schedule.cycle_momentum == (0.95, 0.85)
+    with pytest.raises(ValueError, match="adadelta has no momentum; choose sgd"):
+        settings({**over, "optim": {"name": "adadelta"}})
+
+
 def test_dashes_and_underscores_are_the_same():
     for flag in ("--batch-size", "--batch_size"):
         assert read_config(["--model", "unet", flag, "3"]).batch_size == 3
@@ -122,3 +143,10 @@ def test_help_shows_every_setting(capsys):
     text = capsys.readouterr().out
     for name in ("--batch-size", "--optim.lr", "--schedule.name", "--augment.mosaic", "--resume", "--cpu-seconds"):
         assert name in text
+
+
+def test_help_lists_losses_and_norms(capsys):
+    train_parser().print_help()
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"losses: {', '.join(LOSSES)}" in text
+    assert f"norms, in place of every batch norm: {', '.join(NORMS)}" in text

@@ -75,7 +75,7 @@ def test_batch_growth():
         BatchGrowthConfig(at=[1.5])
 
 
-@pytest.mark.parametrize(("capacity", "expected"), [(1, 1), (7, 7), (37, 37), (64, 64), (5000, 512)])
+@pytest.mark.parametrize(("capacity", "expected"), [(1, 1), (7, 7), (37, 37), (64, 64), (5000, 500)])
 def test_largest_batch(capacity, expected):
     tried = []
 
@@ -84,9 +84,10 @@ def test_largest_batch(capacity, expected):
         if size > capacity:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found = largest_batch(attempt, limit=512)
+    found = largest_batch(attempt, limit=500)
     assert expected * 7 / 8 <= found <= expected
-    assert max(tried) <= 512
+    assert found == 500 or capacity < 500  # the limit itself
+    assert max(tried) <= 500
     assert len(tried) <= 14
 
 

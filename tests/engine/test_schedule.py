@@ -112,16 +112,17 @@ def test_plateau_equals_torch():
     assert ours.factor(20) == other.factor(20) < 1
 
 
-def test_plateau_for_a_metric_to_be_small_and_its_floor():
-    schedule = build_schedule(ScheduleConfig(name="plateau", mode="min", patience=0, final=0.02, warmup=0), STEPS)
-    schedule.observe(1.0)
-    schedule.observe(0.5)
+def test_plateau_of_a_negated_metric_and_its_floor():
+    schedule = build_schedule(ScheduleConfig(name="plateau", patience=0, final=0.02, warmup=0), STEPS)
+    schedule.observe(float("-inf"))  # as when a Hausdorff distance is infinite
+    schedule.observe(-1.0)
+    schedule.observe(-0.5)
     assert schedule.factor(0) == 1
     for _ in range(5):
-        schedule.observe(0.6)
+        schedule.observe(-0.6)
     assert schedule.factor(0) == 0.02
     schedule.observe(float("nan"))  # a validation without a defined metric changes nothing
-    assert schedule.state_dict()["best"] == 0.5
+    assert schedule.state_dict()["best"] == -0.5
 
 
 def test_hold():
@@ -149,3 +150,18 @@ def test_one_step_and_refusals():
         build_schedule(ScheduleConfig(), 0)
     with pytest.raises(ValueError, match=r"schedule.rise"):
         ScheduleConfig(rise=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "one_cycle", "start": 1.0}, r"schedule\.start = 1\.0 .*less than 1 with cycle_momentum"),
+        ({"name": "cyclic", "final": 1.0}, r"schedule\.final = 1\.0 .*less than 1"),
+        ({"name": "cyclic", "cycle_momentum": (5.0, 2.0)}, r"schedule\.cycle_momentum = \(5\.0, 2\.0\).*0 <= m < 1"),
+        ({"name": "cosine"}, "cosine has no cycle.*choose one_cycle or cyclic"),
+        ({"name": "one_cycle", "warmup": 0.1}, r"schedule\.warmup = 0\.1: one_cycle has its own rise"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleConfig(**{"cycle_momentum": (0.95, 0.85), **settings})

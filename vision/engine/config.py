@@ -85,7 +85,7 @@ class TrainConfig:
     model: str = "yolo_n"
     """Name of the model (`vision models` lists them)"""
     model_options: dict[str, Any] = field(default_factory=dict)
-    """The model builder's own options, as --model_options.width 0.5"""
+    """The model builder's own options, as --model_options.width 0.5 or --model_options.norms group"""
     data: str = ""
     """Data set: a card (YAML), a folder, an annotation file, or a built-in name such as "shapes" """
     train_split: str = "train"
@@ -112,7 +112,8 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients are added up for one optimiser step"""
     auto_batch: bool = False
-    """Instead of batch_size: the largest batch, up to 1024, that fits into the device's memory"""
+    """Instead of batch_size: the largest batch, up to 1024, that fits into the device's memory and leaves an epoch 16
+    steps, or batches of 2 where there are too few images for that"""
     find_lr: bool = False
     """Instead of training: measure the loss over growing learning rates, draw it and suggest one"""
     image_size: int | tuple[int, int] | None = None
@@ -141,8 +142,13 @@ class TrainConfig:
 
     validate_every: int | None = None
     """Epochs between validations; default: about ten in a run"""
+    select_by: str | None = None
+    """Figure of a validation by which the best weights are chosen, and which patience and the schedule plateau watch:
+    its dotted name in metrics.json, as AP50, per_class.pole.IoU, segm.AP or surface.hd95; default: the headline"""
+    select_mode: Literal["max", "min"] = "max"
+    """Whether a larger or a smaller figure is better"""
     patience: int | None = None
-    """Stop early after this many validations without a better metric; default: never"""
+    """Stop early after this many validations without a better figure (select_by); default: never"""
     cache_gigabytes: float = 1.0
     """Memory for decoded training images, filled from the first on; 0 = decode anew each time"""
     save_seconds: float = 30.0
@@ -179,6 +185,15 @@ class TrainConfig:
             check_range("image_size", side, "16 to 8192 pixels", lambda value: 16 <= value <= 8192)
         if self.epochs and self.cpu_seconds:
             raise ValueError("epochs and cpu_seconds are both given; choose one: each says when the run ends")
+        if self.schedule.cycle_momentum is not None and self.optim.name in ("adagrad", "adadelta"):
+            raise ValueError(
+                f"schedule.cycle_momentum: {self.optim.name} has no momentum; choose sgd, rmsprop, adam or adamw as "
+                "optim.name, or leave it out"
+            )
+        if self.val_split is None and self.select_by is not None:
+            raise ValueError(f"select_by = {self.select_by!r} needs validations, and val_split is null; give a split")
+        if self.select_mode == "min" and self.select_by is None:
+            raise ValueError("select_mode = 'min', but larger headlines are better; name the figure: select_by")
         if self.batch_growth.at and self.cpu_seconds:
             raise ValueError("batch_growth.at is in shares of the epochs, which cpu_seconds leaves open; give epochs")
 

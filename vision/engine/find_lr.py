@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -9,19 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch.optim import Optimizer
 
-from vision.engine.device import autocast
-from vision.engine.log import logger
+from vision.engine.files import write_text
+from vision.engine.log import logger, progress_bar
 from vision.engine.state import seed_step
 
 if TYPE_CHECKING:
     from vision.engine.trainer import Trainer
     from vision.structures import Batch
 
-__all__ = ["RangeTest", "find_learning_rate", "range_test"]
+__all__ = ["FILES", "RangeTest", "find_learning_rate", "range_test"]
 
+FILES = ("find_lr.json", "find_lr.svg")
+STEPS = 100
 SMOOTHING = 0.9  # share of the average of the losses that a step keeps
 DIVERGED = 4.0  # the test ends when the loss exceeds its lowest value this many times
 
@@ -35,16 +37,17 @@ class RangeTest:
     suggestion: float
 
     def save(self, folder: Path) -> None:
-        """Writes `find_lr.json` and the curve as `find_lr.svg`."""
-        (folder / "find_lr.json").write_text(json.dumps(asdict(self), indent=1))
-        (folder / "find_lr.svg").write_text(draw(self))
+        """Writes `find_lr.json` and the curve as `find_lr.svg` into `folder`, which is made where it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in zip(FILES, (json.dumps(asdict(self), indent=1), draw(self))):
+            write_text(folder / name, text)
 
 
 def range_test(
     step: Callable[[], float],
     optimizer: Optimizer,
     *,
-    steps: int = 100,
+    steps: int = STEPS,
     lowest: float = 1e-7,
     highest: float = 1.0,
 ) -> RangeTest:
@@ -80,41 +83,42 @@ def range_test(
 def find_learning_rate(trainer: Trainer) -> RangeTest:
     """The range test of a run that has not begun, on its own model, data and optimiser; files go to its folder.
 
+    A step is one of training, with its accumulation, clipping, noise, L1 and constraints; weights that are frozen stay.
     The lowest rate is a ten-thousandth of `optim.lr`, the highest a thousand times it. The trainer is of no use
     afterwards.
     """
     optimizer, config = trainer.parts.optimizer, trainer.config
-    trainer.train_step.train()
-    batches = enumerate(_endless(trainer))
+    trainer.to_training()
+    groups = enumerate(_groups(trainer))
 
     def step() -> float:
-        number, batch = next(batches)
+        number, batches = next(groups)
         seed_step(config.seed, number, trainer.accelerator.process_index)
-        batch = batch.to(trainer.device)
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(trainer.device, trainer.parts.precision):
-            loss = sum(trainer.train_step(batch.images, batch.targets).values())
-        trainer.scaler.scale(loss).backward()
-        trainer.scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(trainer.parameters, config.clip_norm or float("inf"))
+        losses = trainer.gradients(batches)
+        trainer.clip()
         trainer.scaler.step(optimizer)
+        trainer.regularizer.after_step(optimizer)
         trainer.scaler.update()
-        return float(trainer.accelerator.reduce(loss.detach(), "mean"))
+        optimizer.zero_grad(set_to_none=True)
+        bar.update()
+        return float(trainer.accelerator.reduce(sum(losses.values()), "mean"))
 
     base = max(group["initial_lr"] for group in optimizer.param_groups)
-    test = range_test(step, optimizer, lowest=1e-4 * base, highest=1e3 * base)
+    with progress_bar(STEPS, 0, "find_lr", trainer.accelerator.is_main_process) as bar:
+        test = range_test(step, optimizer, lowest=1e-4 * base, highest=1e3 * base)
     if trainer.accelerator.is_main_process:
         test.save(trainer.folder)
         logger.info("learning rate %.2g suggested; the curve is %s", test.suggestion, trainer.folder / "find_lr.svg")
     return test
 
 
-def _endless(trainer: Trainer) -> Iterator[Batch]:
-    epoch = 0
-    while True:
+def _groups(trainer: Trainer) -> Iterator[list[Batch]]:
+    """The batches of one optimiser step after the other, without end."""
+    for epoch in itertools.count():
         trainer.loader.set_epoch(epoch)
-        yield from trainer.loader
-        epoch += 1
+        batches = (batch.to(trainer.device) for batch in trainer.loader)
+        while group := list(itertools.islice(batches, trainer.config.accumulate)):
+            yield group
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vision.engine.files import write_text
 
-__all__ = ["LossMeter", "RunLog", "logger", "progress_bar"]
+__all__ = ["LossMeter", "RunLog", "flat", "logger", "progress_bar"]
 
 logger = logging.getLogger("vision")
 
@@ -80,8 +80,9 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self.folder))
-        for name, value in _scalars(values):
-            self._writer.add_scalar(name, value, step)
+        for name, value in flat(values, "/").items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._writer.add_scalar(name, float(value), step)
         self._writer.flush()
 
     def forget_after(self, step: int) -> None:
@@ -109,11 +110,11 @@ class RunLog:
             self._writer = None
 
 
-def _scalars(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found = []
+def flat(values: dict[str, Any], separator: str, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dictionaries by the keys that lead to them, joined by `separator`."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            found += _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found.append((prefix + key, float(value)))
+        found |= (
+            flat(value, separator, f"{prefix}{key}{separator}") if isinstance(value, dict) else {prefix + key: value}
+        )
     return found

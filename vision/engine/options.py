@@ -25,6 +25,20 @@ __all__ = ["config_from_dict", "read_config", "recipe_names", "settings", "train
 RESUMABLE = frozenset(
     {"out", "resume", "device", "threads", "workers", "stop_after_epochs", "log_every", "save_seconds"}
 )
+# free-form settings whose names are the keys of a dictionary: setting -> (what they are, file in the package, its name)
+CHOICES = {
+    "loss": ("losses", "losses/compose.py", "LOSSES"),
+    "model_options": ("norms, in place of every batch norm", "layers/norm.py", "NORMS"),
+}
+
+
+@cache
+def keys_in_source(file: str, dictionary: str) -> list[str]:
+    """The keys of a dictionary that a file of the package defines, read from its text: importing it imports torch."""
+    body = ast.parse((importlib.resources.files("vision") / file).read_text(encoding="utf-8")).body
+    annotated = (node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
+    found = next(node.value for node in annotated if isinstance(node.target, ast.Name) and node.target.id == dictionary)
+    return [ast.literal_eval(key) for key in found.keys if key is not None]
 
 
 @cache
@@ -72,6 +86,9 @@ def train_parser() -> Any:
     )
     for name, kind, default, text in _options(TrainConfig):
         flag = "--" + name.replace("_", "-")
+        if name in CHOICES:
+            label, module, dictionary = CHOICES[name]
+            text = f"{text}; {label}: {', '.join(keys_in_source(module, dictionary))}"
         if kind is bool and not default:
             parser.add_argument(flag, action="store_true", help=text)
         else:
@@ -111,12 +128,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `over` on top. Groups of settings are merged; free-form ones (augment, loss) are replaced whole."""
+    """`base` with `over` on top. Groups of settings are merged; free-form ones (augment, loss) are replaced whole.
+
+    Where `over` chooses one_cycle, whose rise is its own, a warm-up of `base` is left behind.
+    """
     merged = dict(base)
     groups = {name.split(".")[0] for name, *_ in _options(TrainConfig) if "." in name}
     for key, value in over.items():
         if key in groups and isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = {**merged[key], **value}
+            left = {"warmup": None} if key == "schedule" and value.get("name") == "one_cycle" else {}
+            merged[key] = {**merged[key], **left, **value}
         else:
             merged[key] = value
     return merged
@@ -219,9 +240,9 @@ def settings(given: dict[str, Any]) -> TrainConfig:
             given = merge(content, given)
     if given.get("resume"):
         return _resumed(given)
-    config_from_dict(given, "train")  # what is wrong by itself is told before a model is built
-    model, options = given.get("model"), given.get("model_options")
     chosen = read_recipe(recipe) if recipe else {}
+    config_from_dict(merge(chosen, given), "train")  # what is wrong by itself is told before a model is built
+    model, options = given.get("model"), given.get("model_options")
     task = default_recipe(model or chosen.get("model", TrainConfig.model), options or chosen.get("model_options", {}))
     return config_from_dict(merge(merge(read_recipe(task), chosen), given), "train")
 

@@ -16,6 +16,8 @@ from vision.engine.settings import ScheduleConfig
 
 __all__ = ["SCHEDULES", "Schedule", "ScheduleConfig", "build_schedule"]
 
+DEFAULT_WARMUP = 0.05  # share of the run
+
 
 def build_schedule(config: ScheduleConfig, total_steps: int, *, hold: tuple[float, float] | None = None) -> Schedule:
     """The schedule that `config` describes for a run of `total_steps` optimiser steps.
@@ -40,7 +42,7 @@ class Schedule:
         self._held_from = math.inf if hold is None else hold[0] * total_steps
         self._held = 1.0 if hold is None else hold[1]
         self.total_steps = total_steps
-        self.warmup = 0 if config.name == "one_cycle" else min(_length(config.warmup, total_steps), total_steps - 1)
+        self.warmup = min(_length(_warmup(config), total_steps), total_steps - 1)
         self._curve = SCHEDULES[config.name]
         self._state: dict[str, Any] = {"drops": 0, "waited": 0, "best": None}
 
@@ -76,12 +78,11 @@ class Schedule:
         return factor
 
     def observe(self, metric: float) -> None:
-        """Tell plateau the metric of a validation."""
-        if self.config.name != "plateau" or math.isnan(metric):
+        """Tell plateau the metric of a validation, the larger the better; one that is not finite changes nothing."""
+        if self.config.name != "plateau" or not math.isfinite(metric):
             return
-        state, sign = self._state, 1 if self.config.mode == "max" else -1
-        best = state["best"]
-        if best is None or sign * (metric - best) > self.config.threshold * abs(best):
+        state, best = self._state, self._state["best"]
+        if best is None or metric - best > self.config.threshold * abs(best):
             state.update(best=metric, waited=0)
             return
         state["waited"] += 1
@@ -98,6 +99,12 @@ class Schedule:
 def _length(value: float, steps: int) -> int:
     """A length of the configuration in steps: a share of the run below 1, steps from 1 on."""
     return round(value * steps) if value < 1 else int(value)
+
+
+def _warmup(config: ScheduleConfig) -> float:
+    if config.name == "one_cycle":
+        return 0.0
+    return DEFAULT_WARMUP if config.warmup is None else config.warmup
 
 
 def _constant(step: int, steps: int, config: ScheduleConfig) -> float:

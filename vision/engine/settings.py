@@ -69,8 +69,8 @@ class ScheduleConfig:
         "constant", "step", "multi_step", "exponential", "polynomial", "cosine", "cyclic", "one_cycle", "plateau"
     ] = "cosine"
     """Shape of the curve after the warm-up"""
-    warmup: float = 0.05
-    """Length of the linear warm-up in front; 0 = none (one_cycle brings its own rise)"""
+    warmup: float | None = None
+    """Length of the linear warm-up in front, 0 = none; default: 0.05, but none for one_cycle, which has its own rise"""
     warmup_start: float = 0.001
     """Factor that the warm-up starts from"""
     final: float = 0.01
@@ -94,13 +94,12 @@ class ScheduleConfig:
     start: float = 0.04
     """Factor that one_cycle starts from"""
     cycle_momentum: tuple[float, float] | None = None
-    """Momentum (adam: beta 1) at the ends and at the peak of one_cycle and cyclic, as 0.95 0.85; default: unchanged"""
+    """Momentum (adam: beta 1) at the ends and at the peak of one_cycle and cyclic, as [0.95, 0.85]; default:
+    unchanged"""
     patience: int = 3
-    """plateau: validations without a better metric before a drop"""
+    """plateau: validations without a better figure (select_by) before a drop"""
     threshold: float = 0.0001
     """plateau: relative improvement that counts as better"""
-    mode: Literal["max", "min"] = "max"
-    """plateau: whether a larger or a smaller metric is better"""
 
     def __post_init__(self) -> None:
         self.milestones = sorted(self.milestones)
@@ -111,8 +110,29 @@ class ScheduleConfig:
         check_range("schedule.cycles", self.cycles, "1 or more", lambda value: value >= 1)
         check_range("schedule.rise", self.rise, "more than 0, below 1", lambda value: 0 < value < 1)
         check_range("schedule.milestones", self.milestones, "more than 0", lambda all_: all(m > 0 for m in all_))
+        if self.name == "one_cycle" and self.warmup:
+            raise ValueError(
+                f"schedule.warmup = {self.warmup!r}: one_cycle has its own rise; set schedule.rise, or leave it out"
+            )
         if self.cycle_momentum is not None:
             self.cycle_momentum = tuple(self.cycle_momentum)
+            self._check_cycle_momentum()
+
+    def _check_cycle_momentum(self) -> None:
+        check_range(
+            "schedule.cycle_momentum",
+            self.cycle_momentum,
+            "two of 0 <= m < 1",
+            lambda pair: all(0 <= m < 1 for m in pair),
+        )
+        lowest = {"one_cycle": "start", "cyclic": "final"}.get(self.name)
+        if lowest is None:
+            raise ValueError(
+                f"schedule.cycle_momentum: {self.name} has no cycle that a momentum could follow; choose one_cycle or "
+                "cyclic, or leave it out"
+            )
+        allowed = "less than 1 with cycle_momentum, which falls while the rate rises"
+        check_range(f"schedule.{lowest}", getattr(self, lowest), allowed, lambda value: value < 1)
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from vision.data import open_dataset
 from vision.data.loader import Loader, build_loader
 from vision.data.resize import Preprocess
 from vision.data.transforms import build_augmentation
-from vision.engine.batch_size import fitting_batch_size
+from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_size
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import DEFAULT_SIZE, TrainConfig
@@ -27,6 +27,7 @@ from vision.engine.find_lr import find_learning_rate
 from vision.engine.log import logger
 from vision.engine.optim import build_optimizer
 from vision.engine.options import settings
+from vision.engine.run_folder import check_free, clear_unless_saved
 from vision.engine.selection import keep
 from vision.engine.state import load_state
 from vision.engine.swa import candidate_of
@@ -69,8 +70,8 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
         missing = "data" if not config.data else "out"
         raise ValueError(f"{missing} is not given; say what to train on (data) and where the run is kept (out)")
     folder = Path(config.out)
-    if folder.exists() and not config.resume:
-        raise ValueError(f"{folder} exists and is kept as it is; continue that run with --resume, or give another name")
+    if not config.resume:
+        check_free(folder)
     state = load_state(folder / "last.pt") if config.resume else None
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
@@ -80,22 +81,30 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
     trainer = Trainer(config, _parts(config, accelerator, precision))
     if state is not None:
         trainer.resume(state)
-    accelerator.wait_for_everyone()  # every process has seen that the folder was free
-    if accelerator.is_main_process and not config.resume:
-        folder.mkdir(parents=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-    accelerator.wait_for_everyone()
     _announce(trainer)
     if config.find_lr:
         return TrainResult(folder, 0, 0, "", None, {}, 0.0, 0.0, find_learning_rate(trainer).suggestion)
-    try:
-        trainer.run()
-    except (ValueError, OSError):
-        written = any((folder / name).exists() for name in ("last.pt", "best.safetensors"))
-        if accelerator.is_main_process and not written:
-            shutil.rmtree(folder, ignore_errors=True)  # an unreadable image, a full disk: nothing half-written stays
-        raise
+    _run(trainer)
     return _result(trainer)
+
+
+def _run(trainer: Trainer) -> None:
+    """Makes the folder of a new run and trains. When it fails before anything was saved, nothing of it stays."""
+    folder, config, accelerator = trainer.folder, trainer.config, trainer.accelerator
+    accelerator.wait_for_everyone()  # every process has seen that the folder was free
+    begins = accelerator.is_main_process and not config.resume
+    if begins:
+        check_free(folder)  # it may have been taken while the model was built
+    try:
+        if begins:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+        accelerator.wait_for_everyone()
+        trainer.run()
+    except BaseException:
+        if begins:
+            clear_unless_saved(folder)
+        raise
 
 
 def _accelerator(device: torch.device) -> Any:
@@ -136,7 +145,8 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
         config.batch_size = _fitting_batch(config, model, train_dataset, preprocess, task, accelerator, precision)
     loader = _loader(config, train_dataset, preprocess, task, accelerator)
     if config.weights is not None:
-        logger.info("weights %s: %s", config.weights, transfer(model, config.weights))
+        report = transfer(model, config.weights)
+        logger.log(logging.WARNING if report.partial else logging.INFO, "weights %s: %s", config.weights, report)
     frozen = freeze(model, config.freeze)
     model.to(device=accelerator.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.optim)
@@ -214,10 +224,11 @@ def _fitting_batch(
         )
         return next(iter(loader))
 
-    limit = min(1024, len(dataset) // accelerator.num_processes)
-    size = fitting_batch_size(model, load, accelerator.device, precision, limit)
+    images = len(dataset) // accelerator.num_processes
+    limit, shown = batch_limit(images, config.accumulate), accelerator.is_main_process
+    size = fitting_batch_size(model, load, accelerator.device, precision, limit, progress=shown)
     size = int(accelerator.gather(torch.tensor([size], device=accelerator.device)).min())
-    logger.info("auto_batch: %d images fit into memory", size)
+    logger.info("auto_batch: %s", choice_told(size, limit, images, config))
     return size
 
 
@@ -267,7 +278,9 @@ def _announce(trainer: Trainer) -> None:
 def _result(trainer: Trainer) -> TrainResult:
     progress, selection, spending = trainer.progress, trainer.selection, trainer.spending
     if trainer.parts.val_dataset is None and trainer.accelerator.is_main_process:
-        keep(candidate_of(trainer), trainer.folder, None, progress.epoch, progress.step)
+        keep(candidate_of(trainer), trainer.folder, None, progress)
+    elif progress.validations and selection.value is None:
+        logger.warning("%s was undefined in every validation: best.safetensors are the last weights", selection.name)
     return TrainResult(
         trainer.folder, progress.epoch, progress.step, selection.name, selection.value, selection.metrics,
         spending.total, progress.images / max(spending.training, 1e-9),

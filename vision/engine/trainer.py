@@ -23,7 +23,8 @@ from vision.engine.interrupt import Interruption
 from vision.engine.log import LossMeter, RunLog, logger, progress_bar
 from vision.engine.regularize import Regularizer
 from vision.engine.schedule import Schedule, build_schedule
-from vision.engine.selection import Selection, broadcast_buffers, keep, validate, validation_interval
+from vision.engine.selection import Selection, broadcast_buffers, keep, validate, validation_is_due, validation_reserve
+from vision.engine.selection_figure import SelectionFigure
 from vision.engine.state import Progress, capture, restore, save_state, seed_step
 from vision.engine.swa import WeightMean, candidate_of
 from vision.engine.verdict import Verdict, agreed, asks_late, step_unless, undone_if
@@ -33,7 +34,6 @@ from vision.structures import Batch
 __all__ = ["Parts", "Trainer"]
 
 UNKNOWN_LENGTH = 1000  # steps that the schedule assumes until a run on a budget has measured its own
-VALIDATION_SHARE = 0.5  # cost of an image in validation relative to training, until it has been measured
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Trainer:
         self.model, self.loader, self.accelerator = parts.model, parts.loader, parts.accelerator
         self.device = self.accelerator.device
         self.progress, self.selection, self.spending = Progress(), Selection(), Spending()
+        self.figure = SelectionFigure(config, self.model, parts.val_dataset)
         self.plan = Plan(
             config, math.ceil(self.loader.plan.batches / config.accumulate), early_work(self.loader.plan.sizes, config)
         )
@@ -142,9 +143,7 @@ class Trainer:
             self.model.epoch = progress.epoch  # losses that change over the run read it
         if progress.batch == 0:
             progress.combine = self.plan.fraction(progress.step) < 1 - self.config.plain_share
-        self.train_step.train()
-        for module in self.parts.frozen:
-            module.eval()
+        self.to_training()
         self.spending.begin()
         for batches in self._groups():
             self._optimizer_step(batches)
@@ -159,12 +158,18 @@ class Trainer:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         self._offer_to_mean(epoch_ended=True)
         self._measure()  # before asking whether this was the last epoch, whose model is validated
-        if self._validation_is_due():
+        if validation_is_due(self):
             row |= self._validate()
             self._measure()
         self.log.record(progress.step, {**row, "cpu_seconds": self.spending.total})
         if time.monotonic() - self._saved_at >= self.config.save_seconds:
             self._save()
+
+    def to_training(self) -> None:
+        """Puts the model into training mode, except what is frozen."""
+        self.train_step.train()
+        for module in self.parts.frozen:
+            module.eval()
 
     def _groups(self) -> Iterator[list[Batch]]:
         """The rest of the epoch's batches on the device, `accumulate` at a time; the last group may be smaller."""
@@ -184,8 +189,7 @@ class Trainer:
         seed_step(self.config.seed, progress.step, self.accelerator.process_index)
         self.schedule.apply(optimizer, progress.step, self.growth.lr_factor(progress.epoch))
         self.guard.remember()
-        with self.regularizer.noisy_weights():
-            losses = accumulate_gradients(self.train_step, batches, self.accelerator, self.scaler, self.parts.precision)
+        losses = self.gradients(batches)
         flags = self._flags(losses)
         self.guard.put_back(flags[0])
         self._settle()
@@ -210,15 +214,24 @@ class Trainer:
         if self.plan.is_due(progress.step):
             self._measure()
 
-    def _flags(self, losses: dict[str, Tensor]) -> Tensor:
-        """Whether the step is to be skipped, the run to be stopped, its budget spent: (3,) on the device."""
+    def gradients(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Adds the gradients of the batches' mean loss, with weight noise where it is asked for; the losses by name."""
+        with self.regularizer.noisy_weights():
+            return accumulate_gradients(self.train_step, batches, self.accelerator, self.scaler, self.parts.precision)
+
+    def clip(self) -> Tensor:
+        """Limits the gradients by value and norm, as the settings say; the norm in between."""
         self.scaler.unscale_(self.parts.optimizer)
         self.regularizer.clip(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf"))
+        return nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf"))
+
+    def _flags(self, losses: dict[str, Tensor]) -> Tensor:
+        """Whether the step is to be skipped, the run to be stopped, its budget spent: (3,) on the device."""
+        norm = self.clip()
         bad = ~torch.isfinite(torch.stack(list(losses.values())).sum())
         if not self.scaler.is_enabled():  # fp16: the scaler itself skips steps whose gradients overflow
             bad = bad | ~torch.isfinite(norm)
-        spent = self.plan.is_spent(self.spending.so_far() + self._reserve()) if self.plan.budget else False
+        spent = self.plan.is_spent(self.spending.so_far() + validation_reserve(self)) if self.plan.budget else False
         return agreed(bad, self.interruption.requested, spent, device=self.device)
 
     def _settle(self) -> None:
@@ -242,30 +255,12 @@ class Trainer:
             return
         training = self.spending.so_far() - self.spending.validation
         self.plan.measure(
-            self.progress.step, self.progress.work, training, training + self.spending.validation, self._reserve()
-        )
+            self.progress.step, self.progress.work, training, training + self.spending.validation,
+            validation_reserve(self),
+        )  # fmt: skip
         self._lengthen()
         self.bar.total = self.plan.total or None
         self.bar.refresh()
-
-    def _reserve(self) -> float:
-        """Seconds that the validations to come will take."""
-        if self.parts.val_dataset is None or not self.progress.step:
-            return 0.0
-        progress, spending = self.progress, self.spending
-        interval = validation_interval(self.config, self.plan.epochs)
-        left = max(1, math.ceil((self.plan.epochs - progress.epoch) / interval))
-        if progress.validations:
-            return left * spending.validation / progress.validations
-        per_image = (spending.so_far() - spending.validation) / max(progress.images, 1)
-        return left * len(self.parts.val_dataset) * per_image * VALIDATION_SHARE
-
-    def _validation_is_due(self) -> bool:
-        if self.parts.val_dataset is None:
-            return False
-        if self.plan.total == 0:  # a run on a budget that has not been measured yet
-            return self.is_finished
-        return self.is_finished or self.progress.epoch % validation_interval(self.config, self.plan.epochs) == 0
 
     def _validate(self) -> dict[str, Any]:
         """Metrics of the averaged model, which is kept when it is the best so far."""
@@ -273,16 +268,17 @@ class Trainer:
         self.spending.begin()
         candidate = candidate_of(self)
         broadcast_buffers(self.model, candidate, *self._averages())
-        evaluation = validate(candidate, self.parts.val_dataset, self.config, self.accelerator, self.parts.precision)
+        evaluation = validate(
+            candidate, self.parts.val_dataset, self.config, self.accelerator, self.parts.precision, self.figure.analyse
+        )
         self.spending.end("validation")
         progress.validations += 1
-        name, value = evaluation.headline
-        self.schedule.observe(value)
-        better = self.selection.offer(value, name, progress.epoch, evaluation.to_dict())
-        if better and self.accelerator.is_main_process:
-            keep(candidate, self.folder, evaluation, progress.epoch, progress.step)
-        best = f"best {self.selection.value:.4f} after epoch {self.selection.epoch}"
-        logger.info("epoch %d: %s %.4f (%s)", progress.epoch, name, value, best)
+        name, value = self.figure.of(evaluation)
+        self.schedule.observe(self.figure.sign * value)
+        chosen = self.selection.offer(value, name, progress.epoch, evaluation.to_dict(), self.figure.sign)
+        if chosen and self.accelerator.is_main_process:
+            keep(candidate, self.folder, evaluation, progress, (name, value))
+        logger.info("epoch %d: %s", progress.epoch, self.selection.told(name, value))
         return {"validation": evaluation.to_dict()}
 
     def _averages(self) -> list[VisionModel]:
