@@ -1,12 +1,15 @@
 """Composition by name."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vision.losses.compose import LOSSES, SegmentationLoss
+from vision.losses.compose import LOSSES, SegmentationLoss, _function, _parameters
 from vision.losses.mining import class_weights
 from vision.losses.region import dice_loss
+from vision.losses.terms import OPTIONS, Term
 
 
 def draw(classes=3, size=(9, 7), dtype=torch.float32, seed=0):
@@ -26,9 +29,9 @@ def test_sum_by_name():
 
 
 def test_weights_over_the_epochs():
-    spec = {"dice": {"weight": 0.0, "start": 1.0, "ramp": 10}, "lovasz": {"weight": 2.0, "from_epoch": 20, "ramp": 4}}
+    spec = {"dice": {"weight": 0.0, "start": 1.0, "ramp": 24}, "lovasz": {"weight": 2.0, "from_epoch": 20, "ramp": 4}}
     region, lovasz = SegmentationLoss(spec, 3).terms
-    assert [region.weight_at(epoch) for epoch in (0, 5, 10, 50)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert [region.weight_at(epoch) for epoch in (0, 12, 24, 50)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
     assert [lovasz.weight_at(epoch) for epoch in (0, 19, 20, 21, 24, 99)] == pytest.approx([0, 0, 0, 0.5, 2, 2])
     logits, labels = draw()
     loss = SegmentationLoss(spec, 3)
@@ -52,6 +55,25 @@ def test_class_weights_by_name_and_by_number():
     torch.testing.assert_close(given(logits, labels)["cross_entropy"], expected)
     with pytest.raises(ValueError, match="3 class weights for 1 logits"):
         SegmentationLoss("dice", 3, class_weight=[1, 2, 3])(logits[:, :1], labels)
+
+
+def test_ranges_are_of_every_option_of_every_loss():
+    assert list(OPTIONS) == list(LOSSES)
+    for name, options in OPTIONS.items():
+        shared = {"logits", "labels", "ignore", "class_weight", "pixel_weight", "reduction"}
+        taken = _parameters(_function(Term(name)))
+        assert taken - shared == set(options), name
+        assert "class_weight" in taken, name
+
+
+def test_alpha_of_the_focal_loss_is_for_masks():
+    logits, labels = draw()
+    loss = SegmentationLoss({"focal": {"alpha": 0.25}}, 3)
+    with pytest.raises(ValueError, match=r"alpha 0\.25 for one class a pixel out of 3.*use class_weight"):
+        loss(logits, labels)
+    masks = F.one_hot(labels, 3).movedim(-1, 1)
+    plain = SegmentationLoss("focal", 3)(logits, masks)["focal"]
+    assert loss(logits, masks)["focal"] < plain  # every element weighs 0.25 or 0.75
 
 
 def test_pixel_weights_reach_the_losses_that_take_them():
@@ -90,9 +112,34 @@ def test_devices_agree(device):
         ("entropy", "'entropy' is not known; choose from: cross_entropy, focal"),
         ({"dice": {"gamma": 2}}, "loss.dice: unknown gamma; known are: class_weight"),
         ({"dice": "much"}, "loss.dice = 'much'; expected a weight"),
-        ({"dice": -1.0}, "must be 0 or more"),
+        ({"dice": -1.0}, "loss.dice.weight = -1.0; expected a number of 0 or more"),
         ({}, "expected names"),
-        ({"ce": 1.0, "border_weight": {"w": 3}}, "any of w0, sigma, background"),
+        ({"border_weight": {}}, "expected names"),
+        ({"ce": 1.0, "border_weight": {"w": 3}}, "unknown w; known are: background, sigma, w0"),
+        ({"ce": 1.0, "border_weight": 3}, "any of w0, sigma, background"),
+        ({"ce": 1.0, "border_weight": {"sigma": 0}}, "border_weight.sigma = 0; expected a number above 0"),
+        ({"boundary": {"from_epoch": 1}}, "every weight is 0 in epoch 0.*`start:`"),
+        ({"ce": {"ramp": 9}}, "every weight is 0 in epoch 0.*`start:`"),
+        ({"ce": 0}, "every weight is 0 in epoch 0"),
+        # up to epoch 5, and from 10 on, but nothing between
+        ({"ce": {"start": 1, "weight": 0, "ramp": 5}, "dice": {"from_epoch": 10}}, "every weight is 0 in epoch 5"),
+        ({"ce": {"start": 1, "weight": 0, "from_epoch": 3}, "dice": {"from_epoch": 5}}, "every weight is 0 in epoch 3"),
+        ({"ce": 1, "cross_entropy": 2}, "cross_entropy named twice .*ce is short for cross_entropy"),
+        ("dice+dice", "dice named twice"),
+        ({"ce": {"label_smoothing": 2}}, "cross_entropy.label_smoothing = 2; expected a number from 0 to below 1"),
+        ({"tversky": {"alpha": "x"}}, "loss.tversky.alpha = 'x'; expected a number of 0 or more"),
+        ({"focal": {"gamma": -3}}, "loss.focal.gamma = -3; expected a number of 0 or more"),
+        ({"focal": {"alpha": 1.5}}, "from 0 to 1, or null"),
+        ({"focal_tversky": {"gamma": 0}}, "a number above 0"),
+        ({"ohem": {"least": 0}}, "above 0, up to 1"),
+        ({"dice": {"squared": 1}}, "loss.dice.squared = 1; expected true or false"),
+        ({"hausdorff_erosion": {"erosions": -2}}, "erosions = -2; expected a whole number of 1 or more"),
+        ({"dice": {"weight": math.nan}}, "loss.dice.weight = nan; expected"),
+        ({"dice": math.inf}, "loss.dice.weight = inf; expected"),
+        ({"dice": {"from_epoch": -3}}, "from_epoch = -3; expected a whole number of 0 or more"),
+        ({"dice": {"ramp": 1.5}}, "ramp = 1.5; expected a whole number"),
+        ({"dice": {"class_weight": [1, -1, 2]}}, "finite numbers of 0 or more"),
+        ({"dice": {"class_weight": ["a", 1, 2]}}, "expected a number for each class, or a name"),
         ({"ce": {"class_weight": [1.0]}}, "one number for each of 3 classes"),
         ({"ce": {"class_weight": "fair"}}, "choose one of: balanced"),
     ],
