@@ -62,6 +62,19 @@ def test_effective_number():
     torch.testing.assert_close(ours, torch.tensor([1 / mean, 1 / 1.5 / mean, 1.0]))
 
 
+def test_effective_number_of_pixels_tells_classes_apart():
+    # N = the median, 1e6: E = N (1 - e^(-n / N)) = 48771, 632121 and 1e6, whose inverses are to have mean 1
+    ours = class_weights([5e4, 1e6, 3e7], "effective_number")
+    inverse = 1 / torch.tensor([48771.0, 632121.0, 1e6])
+    torch.testing.assert_close(ours, inverse / inverse.mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(class_weights([5e2, 1e4, 3e5], "effective_number"), ours, rtol=1e-3, atol=0)  # any size
+    balanced = class_weights([5e4, 1e6, 3e7])
+    assert 1 < ours[1] / ours[2] < balanced[1] / balanced[2]
+    assert class_weights([1, 1, 0], "effective_number").tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"beta 1\.0; expected 0 or more and below 1"):
+        class_weights([1, 2], "effective_number", beta=1.0)
+
+
 def test_other_weights():
     torch.testing.assert_close(class_weights([2, 4, 8], "median_frequency"), torch.tensor([2.0, 1.0, 0.5]))
     assert class_weights([0, 0]).tolist() == [1, 1]

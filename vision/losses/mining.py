@@ -63,26 +63,31 @@ def hard_negatives(
     return candidate & (rank < wanted)
 
 
-def class_weights(counts: Tensor, method: str = "balanced", *, beta: float = 0.9999) -> Tensor:
+def class_weights(counts: Tensor, method: str = "balanced", *, beta: float | None = None) -> Tensor:
     """Weights (C,) float32 of mean 1 over the classes that occur, from how often each does: `counts` (C,).
 
-    "balanced": 1 / n. "effective_number": (1 - beta) / (1 - beta^n) (arXiv:1901.05555), meant for counts of objects:
-    classes well above 1 / (1 - beta) all weigh the same. "median_frequency": median n / n (arXiv:1411.4734), not
-    brought to mean 1. A class that never occurs gets 1.
+    "balanced": 1 / n. "effective_number": (1 - beta) / (1 - beta^n) (arXiv:1901.05555), which is 1 / n for n well below
+    N = 1 / (1 - beta) and the same for all n well above it. The paper's beta of 0.9999 is for objects; pixels, a
+    million to a class, would all weigh the same. So N is the median of the counts that are above 0 unless `beta` is
+    given: rare classes weigh as in "balanced", while frequent ones stop losing weight, whatever the size of the images.
+    "median_frequency": median n / n (arXiv:1411.4734), not brought to mean 1. A class that never occurs gets 1.
     """
     counts = torch.as_tensor(counts, dtype=torch.float64)
     if counts.ndim != 1 or (counts < 0).any():
         raise ValueError(f"class_weights: counts {counts.tolist()}; expected one number of 0 or more for each class")
+    if beta is not None and not 0 <= beta < 1:
+        raise ValueError(f"class_weights: beta {beta}; expected 0 or more and below 1")
     occurs = counts > 0
     if not occurs.any():
         return torch.ones(len(counts))
-    safe = torch.where(occurs, counts, 1)
+    safe, median = torch.where(occurs, counts, 1), counts[occurs].quantile(0.5)
     if method == "balanced":
         weights = 1 / safe
     elif method == "effective_number":
-        weights = (1 - beta) / -torch.expm1(safe * math.log(beta))
+        step = 1 / median.clamp(min=1) if beta is None else torch.tensor(1 - beta, dtype=torch.float64)
+        weights = step / -torch.expm1(safe * torch.log1p(-step))
     elif method == "median_frequency":
-        return torch.where(occurs, counts[occurs].quantile(0.5) / safe, 1).float()
+        return torch.where(occurs, median / safe, 1).float()
     else:
         known = "balanced, effective_number, median_frequency"
         raise ValueError(f"class_weights: method {method!r} is not known; choose one of: {known}")
