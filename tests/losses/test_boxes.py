@@ -68,6 +68,22 @@ def test_alpha_iou():
     assert box_iou_loss(a, b, kind="diou", alpha=3.0).item() == pytest.approx(1 - 1 / 27 + (25 / 325) ** 3, abs=1e-5)
 
 
+def test_alpha_raises_each_penalty():
+    # 10 x 10 and 10 x 20 boxes, 5 apart in x: shared 50, union 250, IoU 0.2; hull 15 x 20, its diagonal^2 625; centres
+    # (5, 5) and (10, 10), distance^2 50, so the first penalty is 0.08
+    a, b = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 0, 15, 20]])
+    # EIoU: widths are equal, (10 - 20)^2 / 20^2 = 0.25 of the heights
+    assert box_iou_loss(a, b, kind="eiou").item() == pytest.approx(0.8 + 0.08 + 0.25, abs=1e-5)
+    expected = 1 - 0.2**3 + 0.08**3 + 0.25**3
+    assert box_iou_loss(a, b, kind="eiou", alpha=3.0).item() == pytest.approx(expected, abs=1e-5)
+    # CIoU: v = 4 / pi^2 (atan(1 / 2) - atan(1))^2, weighted by v / (1 - IoU + v)
+    v = 4 / math.pi**2 * (math.atan(0.5) - math.atan(1)) ** 2
+    aspect = v * v / (0.8 + v)
+    assert box_iou_loss(a, b, kind="ciou").item() == pytest.approx(0.8 + 0.08 + aspect, abs=1e-5)
+    expected = 1 - 0.2**2 + 0.08**2 + aspect**2
+    assert box_iou_loss(a, b, kind="ciou", alpha=2.0).item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_distribution_focal_loss():
     # target 2.25 lies between bins 2 and 3, shares 0.75 and 0.25, of a uniform distribution over 5: ln 5
     logits = torch.zeros(1, 5)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vision.losses.reduction import check_reduction, reduce, to_float
-from vision.ops.boxes import paired_iou
+from vision.ops.boxes import iou_and_penalties
 
 __all__ = ["balanced_l1_loss", "box_iou_loss", "distribution_focal_loss", "smooth_l1_loss"]
 
@@ -27,7 +27,7 @@ def box_iou_loss(
     """1 - IoU of predicted and true boxes (..., 4) xyxy, pair by pair, or one of its relatives.
 
     `kind`: iou, giou (arXiv:1902.09630), diou, ciou (1911.08287), eiou (2101.08158), siou (2205.12740). `alpha` is the
-    power of alpha-IoU (2110.13675; the paper uses 3): the overlap and each penalty are raised to it. `weight`
+    power of alpha-IoU (2110.13675, eq. 3; the paper uses 3): the overlap and each penalty are raised to it. `weight`
     broadcasts against the pairs (...).
     """
     check_reduction("box_iou_loss", reduction)
@@ -37,14 +37,11 @@ def box_iou_loss(
             "expected the same shape (..., 4), pair by pair"
         )
     pred, target = to_float(pred), to_float(target)
-    score = paired_iou(pred, target, kind=kind)
+    overlap, penalties = iou_and_penalties(pred, target, kind)
     if alpha == 1.0:
-        values = 1 - score
-    else:
-        overlap = score if kind == "iou" else paired_iou(pred, target, kind="iou")
-        values = 1 - overlap.clamp(min=1e-7) ** alpha
-        if kind != "iou":
-            values = values + (overlap - score).clamp(min=1e-7) ** alpha
+        values = 1 - (overlap - sum(penalties))
+    else:  # the slope of a power below 1 is infinite at 0
+        values = 1 - overlap.clamp(min=1e-7) ** alpha + sum(part.clamp(min=1e-7) ** alpha for part in penalties)
     return reduce(values if weight is None else values * weight, reduction, normaliser=normaliser)
 
 

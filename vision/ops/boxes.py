@@ -12,6 +12,7 @@ __all__ = [
     "box_area",
     "clip_boxes",
     "cxcywh_to_xyxy",
+    "iou_and_penalties",
     "paired_iou",
     "pairwise_intersection",
     "pairwise_iou",
@@ -52,6 +53,16 @@ def paired_iou(a: Tensor, b: Tensor, kind: str = "iou", eps: float = 1e-7) -> Te
     (arXiv:2205.12740). All but the first can be negative. `eps` guards divisions, so a box of no area gives 0 and
     not NaN. Differentiable; CIoU's trade-off weight is held constant, as its paper says.
     """
+    iou, penalties = iou_and_penalties(a, b, kind, eps)
+    return iou - sum(penalties) if penalties else iou
+
+
+def iou_and_penalties(a: Tensor, b: Tensor, kind: str, eps: float = 1e-7) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The plain IoU (...) of boxes and what `paired_iou` of that kind takes off it, one tensor (...) a penalty.
+
+    iou: none; giou: the empty share of the hull; diou: the centres' distance; ciou: and the weighted aspect ratio;
+    eiou: the distance, width and height; siou: half the distance cost and half the shape cost.
+    """
     if kind not in IOU_KINDS:
         raise ValueError(f"paired_iou: kind {kind!r}; choose one of {', '.join(IOU_KINDS)}")
     ax1, ay1, ax2, ay2 = a.unbind(-1)
@@ -62,37 +73,37 @@ def paired_iou(a: Tensor, b: Tensor, kind: str = "iou", eps: float = 1e-7) -> Te
     union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
     iou = intersection / (union + eps)
     if kind == "iou":
-        return iou
+        return iou, ()
     hull_width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
     hull_height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
     if kind == "giou":
         hull = hull_width * hull_height
-        return iou - (hull - union) / (hull + eps)
+        return iou, ((hull - union) / (hull + eps),)
     dx, dy = (ax1 + ax2 - bx1 - bx2) / 2, (ay1 + ay2 - by1 - by2) / 2
     sides = (ax2 - ax1, ay2 - ay1, bx2 - bx1, by2 - by1)
-    return iou - _penalty(kind, iou, (dx, dy), (hull_width, hull_height), sides, eps)
+    return iou, _penalties(kind, iou, (dx, dy), (hull_width, hull_height), sides, eps)
 
 
-def _penalty(kind: str, iou: Tensor, shift: tuple, hull: tuple, sides: tuple, eps: float) -> Tensor:
+def _penalties(kind: str, iou: Tensor, shift: tuple, hull: tuple, sides: tuple, eps: float) -> tuple[Tensor, ...]:
     """What DIoU, CIoU, EIoU and SIoU take off the IoU, from the centres' shift, the hull and both boxes' sides."""
     (dx, dy), (hull_width, hull_height), (aw, ah, bw, bh) = shift, hull, sides
     if kind == "siou":
-        return _siou_penalty(shift, hull, sides, eps)
+        return _siou_penalties(shift, hull, sides, eps)
     distance = (dx.square() + dy.square()) / (hull_width.square() + hull_height.square() + eps)
     if kind == "diou":
-        return distance
+        return (distance,)
     if kind == "eiou":
         width, height = (aw - bw).square(), (ah - bh).square()
-        return distance + width / (hull_width.square() + eps) + height / (hull_height.square() + eps)
+        return distance, width / (hull_width.square() + eps), height / (hull_height.square() + eps)
     # atan2 rather than atan(w / h): no division, so no infinite gradient at height 0
     aspect = (4 / math.pi**2) * (torch.atan2(bw, bh + eps) - torch.atan2(aw, ah + eps)).square()
     with torch.no_grad():
         weight = aspect / (1 - iou + aspect + eps)
-    return distance + weight * aspect
+    return distance, weight * aspect
 
 
-def _siou_penalty(shift: tuple, hull: tuple, sides: tuple, eps: float) -> Tensor:
-    """(distance cost + shape cost) / 2 of SIoU, with its theta = 4."""
+def _siou_penalties(shift: tuple, hull: tuple, sides: tuple, eps: float) -> tuple[Tensor, Tensor]:
+    """Half the distance cost and half the shape cost of SIoU, with its theta = 4."""
     (dx, dy), (hull_width, hull_height), (aw, ah, bw, bh) = shift, hull, sides
     length = (dx.square() + dy.square() + eps).sqrt()
     # angle cost 1 - 2 sin^2(arcsin(s) - pi/4) = sin(2 arcsin s) = 2 s sqrt(1 - s^2), s the sine to the nearer axis;
@@ -107,7 +118,7 @@ def _siou_penalty(shift: tuple, hull: tuple, sides: tuple, eps: float) -> Tensor
     width = (aw - bw).abs() / (torch.maximum(aw, bw) + eps)
     height = (ah - bh).abs() / (torch.maximum(ah, bh) + eps)
     shape = (1 - torch.exp(-width)) ** 4 + (1 - torch.exp(-height)) ** 4
-    return (distance + shape) / 2
+    return distance / 2, shape / 2
 
 
 def pairwise_iou(a: Tensor, b: Tensor, kind: str = "iou", eps: float = 1e-7) -> Tensor:
