@@ -81,6 +81,27 @@ def test_a_norm_in_place_of_every_batch_norm_of_a_model(name, norm):
     assert outputs.logits.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["encnet", "fastfcn"])
+@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"sync_batch"}))
+def test_the_norm_over_codes_is_replaced_too(name, norm):
+    torch.manual_seed(0)
+    model = build_model(name, 3, norms=norm, backbone="resnet18", width=16, backbone_options={"width": 0.25}).train()
+    expected = nn.BatchNorm1d if norm == "batch" else type(build_norm(norm, 32))
+    assert type(model.head.code_norm) is expected
+    outputs = model(torch.rand(2, 3, 64, 64))
+    sum(outputs.auxiliary[0].flatten()).backward()
+    assert outputs.logits.isfinite().all()
+
+
+def test_norms_of_codes_normalise_as_on_maps():
+    codes = torch.randn(2, 8, 5)  # (B, K, C)
+    for name in set(NORMS) - {"batch", "sync_batch"}:
+        norm = build_norm(name, 8)
+        torch.testing.assert_close(norm(codes), norm(codes[..., None])[..., 0])
+    instance = build_norm("instance", 8)(codes)
+    torch.testing.assert_close(instance.mean(-1), torch.zeros(2, 8), atol=1e-5, rtol=0)
+
+
 def test_replaced_norms_keep_their_scale_and_are_refused_where_there_are_none():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
     model[1].weight.data.fill_(3.0)

@@ -1,4 +1,4 @@
-"""Normalisation layers for feature maps (B, C, H, W), by name."""
+"""Normalisation layers for feature maps (B, C, H, W), by name; those other than batch norm take (B, C, ...) too."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class ChannelLayerNorm(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)  # a view of contiguous memory when x is channels_last
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        x = x.movedim(1, -1)  # a view of contiguous memory when x is channels_last
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
 class ChannelRMSNorm(nn.RMSNorm):
@@ -67,8 +67,8 @@ class ChannelRMSNorm(nn.RMSNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
-        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps).permute(0, 3, 1, 2)
+        x = x.movedim(1, -1)
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps).movedim(-1, 1)
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -79,9 +79,11 @@ class InstanceNorm(nn.InstanceNorm2d):
         super().__init__(channels, eps=eps, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] == (1, 1):
-            return x * self.weight[:, None, None] + self.bias[:, None, None]
-        return super().forward(x)
+        if x.shape[2:].numel() == 1:
+            shape = (-1, *[1] * (x.ndim - 2))
+            return x * self.weight.view(shape) + self.bias.view(shape)
+        # the function, not the parent: that one takes (B, C, L) for one image (C, H, W)
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
 def _group_norm(channels: int) -> nn.Module:
@@ -120,18 +122,21 @@ def build_norm(norm: Norm, channels: int) -> nn.Module:
 def replace_norms(model: nn.Module, norm: Norm) -> None:
     """Puts `norm` (as for `build_norm`) in place of every batch norm of `model`, backbone, neck and heads alike.
 
-    Scales and shifts are kept where the new norm has them. ValueError for an unknown name, or without a batch norm.
+    Scales and shifts are kept where the new norm has them. A `BatchNorm1d`, as over the codes of EncNet, stays what it
+    is where `norm` makes a `BatchNorm2d`. ValueError for an unknown name, or without a batch norm.
     """
     found = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm)
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | FrozenBatchNorm)
     ]
     if not found:
         raise ValueError(f"norms: {type(model).__name__} has no batch norm that {norm!r} could take the place of")
     for parent, name, old in found:
         new = build_norm(norm, len(old.running_mean)).train(old.training)
+        if isinstance(old, nn.BatchNorm1d) and isinstance(new, nn.BatchNorm2d):
+            continue
         for key in ("weight", "bias"):
             if isinstance(getattr(new, key, None), Tensor) and isinstance(getattr(old, key, None), Tensor):
                 getattr(new, key).copy_(getattr(old, key))
