@@ -72,7 +72,7 @@ def test_undefined_validations_are_passed_over(tiny, monkeypatch, caplog):
         result = run_with(monkeypatch, tiny, [Found(1, NAN), Found(1, 0.5), Found(1, NAN), Found(1, NAN)], patience=1)
     assert (result.value, result.epochs) == (0.5, 4)  # patience has not waited for those
     assert read_weights(result.weights)[1]["metric"]["epoch"] == 2
-    assert "mask_AP undefined (none so far has one: the latest weights are kept)" in caplog.text
+    assert "mask_AP undefined (none so far is finite: the latest weights are kept)" in caplog.text
     assert "mask_AP undefined (best 0.5000 after epoch 2)" in caplog.text
 
 
@@ -81,8 +81,8 @@ def test_a_run_without_any_defined_figure_keeps_its_last_weights_and_says_so(tin
         result = run_with(monkeypatch, tiny, [Found(1, NAN)] * 3)
     assert (result.metric, result.value) == ("mask_AP", None)
     assert read_weights(result.weights)[1]["metric"] == {"epoch": 3, "step": 3, "mask_AP": None, "split": "val"}
-    assert "no validation had a defined mask_AP" in (result.folder / "results.md").read_text()
-    assert "mask_AP was undefined in every validation" in caplog.text
+    assert "no validation had a finite mask_AP" in (result.folder / "results.md").read_text()
+    assert "mask_AP was finite in no validation" in caplog.text
     last = read_state(result.folder / "last.pt")["ema"]
     assert all((value == last[name]).all() for name, value in load(result.weights).state_dict().items())
 
@@ -108,8 +108,8 @@ def test_a_figure_of_a_class_and_one_of_the_analysis(tiny, name):
 
 
 def test_an_unknown_figure_is_refused_with_those_known_before_training(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"'AP50' is no figure .*mIoU.*per_class\.CLASS\.IoU.*surface\.hd95"):
-        vision.train(**tiny(select_by="AP50"))
+    with pytest.raises(ValueError, match=r"'mIOU' is no figure .*mean mIoU.*per_class\.CLASS\.IoU.*surface\.hd95"):
+        vision.train(**tiny(select_by="mIOU"))
     assert not list(tmp_path.iterdir())
 
 

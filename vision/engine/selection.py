@@ -58,7 +58,7 @@ def validation_reserve(trainer: Trainer) -> float:
 class Selection:
     """The best result so far, or the latest as long as there is none; saved with the run."""
 
-    value: float | None = None  # None while no validation had the figure
+    value: float | None = None  # None while no validation had a finite one
     name: str = ""
     epoch: int = -1
     waited: int = 0  # validations since
@@ -79,7 +79,7 @@ class Selection:
 
     def told(self, name: str, value: float) -> str:
         """`value` beside the best so far, for the log."""
-        best = "none so far has one: the latest weights are kept"
+        best = "none so far is finite: the latest weights are kept"
         if self.value is not None:
             best = f"best {self.value:.4f} after epoch {self.epoch}"
         return f"{name} {'undefined' if math.isnan(value) else format(value, '.4f')} ({best})"
@@ -124,7 +124,7 @@ def keep(
         metric["split"] = evaluation.description.get("split")
         weights = f"best.safetensors, epoch {progress.epoch}, step {progress.step}"
         if figure is not None and not math.isfinite(figure[1]):
-            weights += f", the latest: no validation had a defined {figure[0]} to choose by"
+            weights += f", the latest: no validation had a finite {figure[0]} to choose by"
         text = evaluation.markdown().replace("# Evaluation", "# Results", 1)
         text = text.replace("\n\n", f"\n\n- weights: {weights}\n", 1)
     save(model, folder / "best.safetensors", metric=metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,11 @@ class SelectionFigure:
             self.analyse = True
             known |= _figures_of(model, dataset, analyse=True)
         if self.name not in known:
+            near = difflib.get_close_matches(self.name, known, n=3)
             raise ValueError(
-                f"select_by = {self.name!r} is no figure of this model's evaluation on {dataset.name}; choose one of: "
-                f"{', '.join(_by_any_class(known, dataset.classes.names))}"
+                f"select_by = {self.name!r} is no figure of this model's evaluation on {dataset.name}; "
+                + (f"did you mean {' or '.join(near)}? " if near else "")
+                + f"There are: {', '.join(_by_any_class(known, dataset.classes.names))}"
             )
 
     def of(self, evaluation: Evaluation) -> tuple[str, float]:

@@ -280,7 +280,7 @@ def _result(trainer: Trainer) -> TrainResult:
     if trainer.parts.val_dataset is None and trainer.accelerator.is_main_process:
         keep(candidate_of(trainer), trainer.folder, None, progress)
     elif progress.validations and selection.value is None:
-        logger.warning("%s was undefined in every validation: best.safetensors are the last weights", selection.name)
+        logger.warning("%s was finite in no validation: best.safetensors are the last weights", selection.name)
     return TrainResult(
         trainer.folder, progress.epoch, progress.step, selection.name, selection.value, selection.metrics,
         spending.total, progress.images / max(spending.training, 1e-9),
