@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+import torchvision
 
 from vision.data.resize import Preprocess
 from vision.engine import files
@@ -120,3 +121,74 @@ def test_a_full_disk_leaves_the_previous_file(model, tmp_path, monkeypatch):
         save(model, path, metric={"mIoU": 1.0})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]  # nothing half-written beside it
+
+
+SMALL_RCNN = {"backbone": "resnet18", "width": 16, "hidden": 16}
+# model, its options, the network whose weights start it, and one tensor of each: theirs, ours
+STARTED = [
+    ("retinanet_resnet18_fpn", {"width": 64, "depth": 1}, "resnet18", "layer4.1.bn2.bias", "backbone.layer4.1.bn2.bias"),
+    ("faster_rcnn", {**SMALL_RCNN, "backbone_options": {"norm": "frozen_batch"}}, "resnet18", "conv1.weight",
+     "backbone.conv1.weight"),
+    ("faster_rcnn_c4", {"backbone": "resnet18"}, "resnet18", "layer4.0.conv1.weight",
+     "stages.0.head.layer4.0.conv1.weight"),
+    ("multi_task", {"backbone": "resnet18", "sharing": "soft", "width": 64, "depth": 1}, "resnet18", "conv1.weight",
+     "semantic_backbone.conv1.weight"),
+    ("ssd300_vgg16", {}, "vgg16", "features.28.bias", "backbone.backbone.features.28.bias"),
+    ("ssdlite320_mobilenet_v3_small", {"reduced": False}, "mobilenet_v3_small", "features.12.0.weight",
+     "backbone.backbone.features.12.0.weight"),
+    ("ssdlite320_mobilenet_v2", {}, "mobilenet_v2", "features.1.conv.1.weight",
+     "backbone.backbone.features.1.block.1.0.weight"),
+    ("centernet_mobilenet_v2", {"channels": (16, 16, 16)}, "mobilenet_v2", "features.18.0.weight",
+     "backbone.features.18.0.weight"),
+    ("unet", {"backbone": "resnet18"}, "resnet18", "layer1.0.conv1.weight", "backbone.layer1.0.conv1.weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "network", "theirs", "ours"), STARTED)
+def test_a_classification_network_of_torchvision_starts_the_backbone(name, options, network, theirs, ours, tmp_path):
+    with torch.device("meta"):
+        shapes = torchvision.models.get_model(network).state_dict()
+    state = {key: torch.rand(()).to(value.dtype).expand(value.shape) for key, value in shapes.items()}
+    torch.save(state, tmp_path / "network.pth")
+    model = build_model(name, 3, **options)
+    report = transfer(model, tmp_path / "network.pth")
+    assert torch.equal(model.state_dict()[ours], state[theirs])
+    assert ours in report.loaded
+    assert set(report.loaded) | set(report.missing) == set(model.state_dict())
+    assert not report.partial
+
+
+def test_a_file_from_before_pytorch_1_6_is_read_and_one_with_code_refused(tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    model = build_model("fcn", 3, backbone="resnet18")
+    transfer(model, tmp_path / "old.pth")
+    assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
+    torch.save({"model": Bomb()}, tmp_path / "bomb.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="refused, it holds more than tensors"):
+        transfer(model, tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fcn", {"backbone": "resnet34"}, r"r18\.pth: does not fit the backbone of 'fcn'.*model_options\.backbone.*Missing"),
+        ("fcn", {"backbone": "resnet18", "in_channels": 1}, "does not fit the backbone of 'fcn'.*conv1"),
+        ("unet", OPTIONS, "does not fit the backbone of 'unet'"),
+    ],
+)  # fmt: skip
+def test_a_classification_network_of_another_backbone_is_refused(name, options, message, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(ValueError, match=message):
+        transfer(build_model(name, 3, **options), tmp_path / "r18.pth")
+    with pytest.raises(ValueError, match="no model of this package can be made of them"):
+        load(tmp_path / "r18.pth")
+
+
+def test_weights_of_another_variant_are_named_as_such(tmp_path):
+    options = {**SMALL_RCNN, "backbone_options": {"width": 0.25}}
+    path = save(build_model("faster_rcnn", 3, recipe="v2", **options), tmp_path / "second.safetensors")
+    report = transfer(build_model("faster_rcnn", 3, **options), path)
+    assert report.partial
+    assert str(report).endswith("weights of another variant: recipe is 'v2' there, the default here")
+    assert not transfer(build_model("faster_rcnn", 5, recipe="v2", **options), path).partial  # other classes only

@@ -30,7 +30,7 @@ def deepest(network, x):
 
 def check(name, options, theirs):
     ours = build_backbone(name, **options).eval()
-    load_backbone_state(ours, name, theirs.state_dict())
+    load_backbone_state(ours, theirs.state_dict())
     x = torch.rand(1, 3, 65, 81)
     with torch.no_grad():
         expected, features = deepest(theirs, x), ours(x)
@@ -85,7 +85,7 @@ def test_vgg_is_dilated_as_in_deeplab(output_stride):
         for index in (24, 26, 28):
             theirs[index].dilation = theirs[index].padding = (2, 2)
     ours = build_backbone("vgg16", output_stride=output_stride).eval()
-    load_backbone_state(ours, "vgg16", state)
+    load_backbone_state(ours, state)
     assert ours.strides == (2, 4, 8, min(16, output_stride), output_stride)
     x = torch.rand(1, 3, 40, 56)
     with torch.no_grad():
@@ -95,18 +95,18 @@ def test_vgg_is_dilated_as_in_deeplab(output_stride):
 def test_strict_about_everything_but_the_classifier():
     theirs = torchvision.models.mobilenet_v3_small().state_dict()
     ours = build_backbone("mobilenet_v3_small")
-    assert set(convert_backbone_state("mobilenet_v3_small", theirs)) == set(ours.state_dict())
+    assert set(convert_backbone_state(theirs)) == set(ours.state_dict())
     with pytest.raises(RuntimeError, match="Unexpected"):
-        load_backbone_state(ours, "mobilenet_v3_small", {**theirs, "extra.weight": torch.zeros(1)})
+        load_backbone_state(ours, {**theirs, "extra.weight": torch.zeros(1)})
     del theirs["features.0.0.weight"]
     with pytest.raises(RuntimeError, match="Missing"):
-        load_backbone_state(ours, "mobilenet_v3_small", theirs)
+        load_backbone_state(ours, theirs)
 
 
 def test_stages_that_no_level_asks_for_are_left_out_by_name():
     theirs = torchvision.models.resnet18()
     ours = build_backbone("resnet18", levels=(2, 4))
-    load_backbone_state(ours, "resnet18", theirs.state_dict())
+    load_backbone_state(ours, theirs.state_dict())
     assert torch.equal(ours.layer3[0].conv1.weight, theirs.layer3[0].conv1.weight)
     mobile = build_backbone("mobilenet_v2", levels=(1, 3))
-    load_backbone_state(mobile, "mobilenet_v2", torchvision.models.mobilenet_v2().state_dict())
+    load_backbone_state(mobile, torchvision.models.mobilenet_v2().state_dict())

@@ -18,13 +18,16 @@ from torch import Tensor
 
 from vision.data.resize import Preprocess
 from vision.engine.files import write_file
-from vision.engine.public import public_checkpoint, public_weights, weights_folders
+from vision.engine.public import download, is_backbone, public_checkpoint, public_weights, weights_folders
 from vision.models import MODELS, VisionModel, build_model
+from vision.pretrained.torchvision_backbones import start_backbones
 from vision.structures import ClassMap
 
 __all__ = ["Transfer", "header_of", "load", "read_state", "read_weights", "save", "transfer", "weights_file"]
 
 FORMAT = "vision-suite/1"
+# how a file begins that PyTorch wrote before 1.6, as torchvision's older ones are: the pickle of a fixed number
+_LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 def header_of(model: VisionModel, preprocess: Preprocess | None = None, metric: dict | None = None) -> dict[str, Any]:
@@ -91,13 +94,28 @@ def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
     The name of a public checkpoint is downloaded where it is not in the cache, and converted.
     """
+    tensors, header = _read(weights)
+    if header is None:
+        raise ValueError(
+            f"{weights}: tensors without a header, as of a classification network; no model of this package can be "
+            f"made of them. They can start one's backbone: vision train --model NAME --weights {weights}"
+        )
+    return tensors, header
+
+
+def _read(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """As `read_weights`; the header is None where there are tensors alone, a foreign state dict."""
     if str(weights) in public_weights() and not Path(weights).exists():
+        if is_backbone(str(weights)):
+            return read_state(download(str(weights))), None
         model, header = public_checkpoint(str(weights))
         return model.state_dict(), header
     path = weights_file(weights)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     state = read_state(path)
+    if state and all(isinstance(value, Tensor) for value in state.values()):
+        return state, None
     if "header" not in state or "model" not in state:
         raise ValueError(f"{path}: holds no training state of this package (keys: {', '.join(map(str, state))[:200]})")
     return state.get("ema") or state["model"], state["header"]
@@ -119,9 +137,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The content of a `.pt` file, read with `weights_only=True`; ValueError for a pickle with code."""
+    """The content of a `.pt` or `.pth` file, read with `weights_only=True`; ValueError for a pickle with code."""
     path = Path(path)
-    if not zipfile.is_zipfile(path):
+    with open(path, "rb") as file:
+        legacy = file.read(len(_LEGACY)) == _LEGACY
+    if not legacy and not zipfile.is_zipfile(path):
         raise ValueError(
             f"{path}: refused. It is not a safetensors file and not a checkpoint of this package; a pickle can run "
             "any code and is never opened. Convert it to .safetensors where you trust it"
@@ -170,6 +190,12 @@ class Transfer:
     missing: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)  # options of the two models, said in words
+
+    @property
+    def partial(self) -> bool:
+        """Whether the weights are of another variant of the model, so that parts of it start untrained."""
+        return bool(self.differing) and bool(self.missing or self.unused)
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} tensors loaded"
@@ -180,6 +206,8 @@ class Transfer:
         ):
             if names:
                 text += f"; {len(names)} {label}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+        if self.partial:
+            text += f". They are weights of another variant: {'; '.join(self.differing)}"
         return text
 
 
@@ -187,16 +215,21 @@ def transfer(model: VisionModel, weights: str | Path) -> Transfer:
     """Copies what fits from a checkpoint into `model` for fine-tuning and says what did not.
 
     Another class count leaves the tensors of the class layers as initialised. ValueError when less than half of the
-    model's tensors find their place: then the checkpoint is of another model.
+    model's tensors find their place: then the checkpoint is of another model. A classification network of torchvision
+    starts the backbone; ValueError when it is not that backbone's.
     """
-    tensors, header = read_weights(weights)
+    tensors, header = _read(weights)
     own = model.state_dict()
+    if header is None:
+        loaded = _start_backbones(model, weights, tensors)
+        return Transfer(loaded=sorted(loaded), missing=sorted(set(own) - set(loaded)))
     fits = {name: value for name, value in tensors.items() if name in own and value.shape == own[name].shape}
     report = Transfer(
         loaded=sorted(fits),
         missing=sorted(set(own) - set(tensors)),
         mismatched=sorted(name for name in tensors if name in own and name not in fits),
         unused=sorted(set(tensors) - set(own)),
+        differing=_differences(header["model"], model.arguments),
     )
     if 2 * len(fits) < len(own):
         raise ValueError(
@@ -205,3 +238,22 @@ def transfer(model: VisionModel, weights: str | Path) -> Transfer:
         )
     model.load_state_dict({**own, **fits}, strict=True)
     return report
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Which arguments of two models differ, each with both values."""
+    theirs, ours = json.loads(json.dumps([theirs, ours]))  # lists and tuples are alike
+    shown = lambda given, key: repr(given[key]) if key in given else "the default"  # noqa: E731
+    keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    return [f"{key} is {shown(theirs, key)} there, {shown(ours, key)} here" for key in keys]
+
+
+def _start_backbones(model: VisionModel, weights: str | Path, state: dict[str, Tensor]) -> list[str]:
+    name = model.arguments.get("name")
+    try:
+        return start_backbones(model, state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{weights}: does not fit the backbone of {name!r}; give the weights of the same network, or choose it by "
+            "--model_options.backbone: " + " ".join(str(error).split())[:300]
+        ) from None

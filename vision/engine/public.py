@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import urllib.error
@@ -17,7 +18,7 @@ from vision.data.resize import Preprocess
 from vision.models import VisionModel, build_model
 from vision.structures import ClassMap
 
-__all__ = ["download", "public_checkpoint", "public_weights", "weights_folders"]
+__all__ = ["download", "is_backbone", "public_checkpoint", "public_weights", "weights_folders"]
 
 _FROZEN = {"backbone_options": {"norm": "frozen_batch"}}
 _MOBILE = {"backbone": "mobilenet_v3_large", **_FROZEN}
@@ -57,16 +58,28 @@ def public_weights() -> dict[str, dict[str, Any]]:
     return json.loads((folders[0] / "manifest.json").read_text()) if folders else {}
 
 
+def is_backbone(name: str) -> bool:
+    """Whether the public checkpoint `name` is a classification network, which only starts a model's backbone."""
+    return public_weights()[name]["classes"] == "imagenet"
+
+
 def download(name: str) -> Path:
     """The file of a public checkpoint, from the cache or else from its URL with a progress bar, its sha256 verified.
 
     The cache is $VISION_CACHE, by default ~/.cache/vision-suite. ValueError says what was wanted where there is no
-    network, or when the file that came is another one.
+    network, or when the file that came, or lies in the cache, is another one.
     """
     entry = public_weights()[name]
     folder = Path(os.environ.get("VISION_CACHE", Path.home() / ".cache" / "vision-suite"))
     file = folder / entry["url"].rsplit("/", 1)[1]
     if file.is_file():
+        with open(file, "rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if not found.startswith(entry["sha256"]):
+            raise ValueError(
+                f"weights {name}: {file} is not the expected file, or not the whole of it (its sha256 begins with "
+                f"{found[:8]}, expected {entry['sha256']}); delete it and try again"
+            )
         return file
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -84,9 +97,12 @@ def download(name: str) -> Path:
 def public_checkpoint(name: str, state: dict[str, Tensor] | None = None) -> tuple[VisionModel, dict[str, Any]]:
     """(our model with the weights, header as in our checkpoints) of a public checkpoint.
 
-    `state` is its content where it is at hand; otherwise it is downloaded. Loading is strict.
+    `state` is its content where it is at hand; otherwise it is downloaded. Loading is strict. ValueError for a
+    classification network.
     """
     entry = public_weights()[name]
+    if is_backbone(name):
+        raise ValueError(f"weights {name}: a classification network, which only starts the backbone of a model")
     if state is None:
         state = torch.load(download(name), map_location="cpu", weights_only=True)
     model = _model(entry, _classes(entry), state)

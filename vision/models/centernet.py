@@ -144,7 +144,7 @@ def build_centernet(
     """
     if len(channels) != 3:
         raise ValueError(f"build_centernet: {len(channels)} channel counts; three steps lead from stride 32 to 4")
-    body = build_backbone(backbone, levels=(5,), norm=norm, **(backbone_options or {}))
+    body = build_backbone(backbone, **{"levels": (5,), "norm": norm, **(backbone_options or {})})
     return CenterNet(classes, body, Deconvolutions(body.channels[-1], channels, deformable=deformable), width=width)
 
 

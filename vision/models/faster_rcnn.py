@@ -13,6 +13,7 @@ from vision.backbones.mobilenet import MOBILENETS
 from vision.heads.mask import MaskHead
 from vision.heads.roi import BoxStage, ConvBoxHead, ResNetBoxHead, TwoLayerBoxHead
 from vision.heads.rpn import RPNHead
+from vision.layers.norm import Norm
 from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
 from vision.necks.fpn import FeaturePyramid
 from vision.ops.anchors import AnchorGenerator
@@ -163,17 +164,27 @@ def build_faster_rcnn_c4(
     *,
     backbone: str = "resnet50",
     settings: Mapping[str, Any] | None = None,
-    norm: str = "batch",
+    norm: Norm = "batch",
+    backbone_options: Mapping[str, Any] | None = None,
 ) -> TwoStageDetector:
-    """Faster R-CNN on level 4 of a ResNet, whose last stage classifies regions of 14 x 14 cells (Detectron's C4)."""
+    """Faster R-CNN on level 4 of a ResNet, whose last stage classifies regions of 14 x 14 cells (Detectron's C4).
+
+    `norm` is of both, as is that of the `backbone_options`, which can change neither the level nor the width.
+    """
     if backbone in MOBILENETS:
         raise ValueError(f"faster_rcnn_c4: backbone {backbone!r}; it needs a ResNet")
-    network = build_backbone(backbone, levels=(4,), norm=norm)
+    options = {"levels": (4,), "norm": norm, **(backbone_options or {})}
+    if tuple(options["levels"]) != (4,) or options.get("width", 1.0) != 1.0:
+        raise ValueError(
+            f"faster_rcnn_c4: backbone_options {dict(backbone_options)}; its last stage reads level 4 of a network of "
+            "width 1: leave levels and width out"
+        )
+    network = build_backbone(backbone, **options)
     anchors = AnchorGenerator((_sizes(),))
     parts = RoiParts(
         backbone=network,
         neck=_SingleMap(),
-        stages=[BoxStage(ResNetBoxHead(backbone, norm), len(classes))],
+        stages=[BoxStage(ResNetBoxHead(backbone, options["norm"]), len(classes))],
         roi_strides=network.strides,
         rpn=RPNHead(network.channels[0], anchors.counts[0]),
         anchors=anchors,

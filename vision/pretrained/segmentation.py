@@ -122,7 +122,7 @@ def _backbone_key(key: str, library: str, name: str) -> str:
 
 
 def _backbone_state(state: Mapping[str, Tensor], name: str, encoder: str) -> dict[str, Tensor]:
-    kept = convert_backbone_state(encoder, state)
+    kept = convert_backbone_state(state)
     if name == "pspnet":  # it reads levels up to 3 only; the encoder is stored whole
         beyond = (
             ("layer3.", "layer4.") if encoder.startswith("resne") else tuple(f"features.{i}." for i in range(7, 19))
