@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vision.arguments import add_evaluate, add_model, add_score, outline_options, positive, share
+
 __all__ = ["main"]
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -70,10 +72,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta, crf=options.crf,
         max_detections=options.max_detections, iou_threshold=options.iou, protocol=options.protocol,
         analyse=options.analyse, boundary=options.boundary, per_image=options.per_image,
+        outlines=outline_options(options),
     )  # fmt: skip
-    print(evaluation.table())
+    print(evaluation.table(options.format))
     if options.out:
-        print(f"\nmetrics.json, results.md and predictions are in {options.out}")
+        print(f"metrics.json, results.md and predictions are in {options.out}", file=sys.stderr)
     return 0
 
 
@@ -98,8 +101,9 @@ def _score(options: argparse.Namespace) -> int:
         classes = int(classes[0])
     return main_score(
         options.task, options.truth, options.predictions, options.out, classes=classes, ignore=options.ignore,
+        max_detections=tuple(options.max_detections), pycocotools_ids=options.pycocotools_ids,
         protocol=options.protocol, analyse=options.analyse, per_image=options.per_image,
-        pycocotools_ids=options.pycocotools_ids,
+        outlines=outline_options(options), style=options.format,
     )  # fmt: skip
 
 
@@ -143,21 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a model; writes a run folder", add_help=False)
-    _add_evaluate(_command(commands, "evaluate", _evaluate, "metrics of a checkpoint on a data set: tables and JSON"))
+    add_evaluate(_command(commands, "evaluate", _evaluate, "metrics of a checkpoint on a data set: tables and JSON"))
     _add_predict(_command(commands, "predict", _predict, "run a checkpoint on images, folders, videos or a camera"))
-    score = _command(commands, "score", _score, "metrics from files alone, without a model")
-    score.add_argument("--task", required=True, choices=("detection", "instance", "boundary", "semantic", "panoptic"))
-    score.add_argument("truth", metavar="GROUND_TRUTH", help="COCO annotation file, or folder of masks")
-    score.add_argument("predictions", metavar="PREDICTIONS", help="COCO results file, or folder of masks")
-    score.add_argument("--out", help="JSON file for the metrics")
-    score.add_argument(
-        "--classes", help="semantic: names of the labels with commas between them, or how many there are"
-    )
-    score.add_argument("--ignore", type=int, default=255, help="semantic: label that does not count (default: 255)")
-    _add_protocol(score)
-    score.add_argument(
-        "--pycocotools-ids", action="store_true", help="objects: a match with annotation id 0 counts as none, as there"
-    )
+    add_score(_command(commands, "score", _score, "metrics from files alone, without a model"))
     check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
     check.add_argument("data", metavar="DATA", help="data set to look at")
     check.add_argument("--split", help="one split only; default: all")
@@ -181,69 +173,16 @@ def _command(commands: Any, name: str, run: Callable[..., int], text: str) -> ar
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", required=True, help="checkpoint: best.safetensors, last.pt, or shipped weights' name"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic")
-    parser.add_argument("--tile", type=_positive, help="segmentation: cut large images into squares of this side")
-    parser.add_argument("--tta", action="store_true", help="segmentation: average over flips and scales")
-    parser.add_argument("--crf", action="store_true", help="segmentation: refine the borders by a dense CRF (slow)")
-    parser.add_argument("--iou", type=_share, help="IoU above which the lower-scored of two boxes is dropped")
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser)
-    parser.add_argument("--data", required=True, help="data set, as for train")
-    parser.add_argument("--split", help="split to evaluate on; default: val, or the annotation file that DATA is")
-    parser.add_argument("--out", help="folder for metrics.json, results.md, predictions; must not exist")
-    parser.add_argument("--batch-size", type=_positive, default=16, help="images at once (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")
-    parser.add_argument("--max-detections", type=_positive, default=100, help="of an image (default: %(default)s)")
-    _add_protocol(parser)
-    parser.add_argument("--boundary", action="store_true", help="instances: boundary AP as well")
-
-
-def _add_protocol(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol", default="coco", choices=("coco", "voc", "voc_inclusive"),
-        help="objects: rules of AP; voc_inclusive: both corners are pixels of the box (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--analyse", action="store_true",
-        help="also, of objects: precision-recall curves, best scores, confusion matrix, shares of errors; of semantic "
-        "maps: average precision, Hausdorff distance, HD95, mean surface distance, boundary IoU, Rand scores",
-    )  # fmt: skip
-    parser.add_argument("--per-image", action="store_true", help="semantic maps: means over images")
-
-
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser)
+    add_model(parser)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="image, folder, glob, video or camera number")
     parser.add_argument("--out", required=True, help="folder for pictures, videos, predictions.json; must not exist")
-    parser.add_argument("--score", type=_share, default=0.3, help="lowest score that is shown (default: %(default)s)")
-    parser.add_argument("--max-detections", type=_positive, help="of an image; default: the model's own")
+    parser.add_argument("--score", type=share, default=0.3, help="lowest score that is shown (default: %(default)s)")
+    parser.add_argument("--max-detections", type=positive, help="of an image; default: the model's own")
     parser.add_argument(
         "--scores", action="store_true", help="segmentation: write the class probabilities of images to scores/NAME.npy"
     )
-    parser.add_argument("--max-frames", type=_positive, help="end a video or camera after this many frames")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 1")
-    return value
+    parser.add_argument("--max-frames", type=positive, help="end a video or camera after this many frames")
 
 
 def _version() -> str:

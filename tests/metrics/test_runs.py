@@ -67,9 +67,26 @@ def test_uncompressed_lists_and_strings_mix():
     assert len(runs_from_bitmaps(torch.zeros(0, 4, 4))) == 0
 
 
-def test_too_long_runs_are_refused():
-    with pytest.raises(ValueError, match=r"mask 1 cover 7 pixels, but its size \[2, 3\] has 6"):
-        runs_from_rle([{"size": [2, 3], "counts": [0, 6]}, {"size": [2, 3], "counts": [1, 6]}])
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([1, 6], r"mask 1: run lengths cover 7 pixels, but its size \[2, 3\] has 6"),
+        ([1, 3], "mask 1: run lengths cover 4 pixels"),
+        ([], "mask 1: run lengths cover 0 pixels"),
+        ([3, -1, 4], "none negative"),
+        ([8, 1, -3], "none negative"),
+        ("", "mask 1: run lengths cover 0 pixels"),
+        ("!!", "mask 1: counts '!!'; expected COCO's compressed run lengths"),
+        (b"1\xff4", "mask 1: counts"),
+        ("0\u20ac", "mask 1: counts"),
+        ("15o", "mask 1: counts '15o'"),  # "o" says that more digits follow
+    ],
+)
+def test_lengths_that_do_not_cover_the_image_are_refused(counts, message):
+    whole = {"size": [2, 3], "counts": [0, 6]}
+    for other in (whole, run_lengths(np.ones((2, 3), bool))):
+        with pytest.raises(ValueError, match=message):
+            runs_from_rle([other, {"size": [2, 3], "counts": counts}, whole])
 
 
 def test_padded_bitmaps_keep_their_own_size():

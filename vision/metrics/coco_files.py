@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import le
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vision.metrics.file_checks import check_results, check_truth
 from vision.metrics.overlap import Found, Truth
 from vision.metrics.run_reading import runs_from_rle
 from vision.metrics.runs import Runs
@@ -42,21 +44,21 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
     """Read ground truth (COCO instances) and results (a list of detections) for kind "bbox", "segm" or "boundary".
 
     `zero_id_unmatched` reproduces pycocotools, for which a match with annotation id 0 is none. Results of categories
-    that the ground truth does not list are left out with a note; those of unknown images are an error.
+    that the ground truth does not list are left out with a note; those of unknown images are an error. ValueError names
+    the file and the entry that is not fit.
     """
     truth, results = read_json(truth_path), read_json(results_path)
     if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= truth.keys():
         raise ValueError(f"{truth_path}: not COCO ground truth; expected the keys images, annotations, categories")
-    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+    if not isinstance(results, list):
         raise ValueError(f"{results_path}: not COCO results; expected a list of detections")
+    annotations = check_truth(truth_path, truth, kind)
+    images = {one["id"]: one for one in truth["images"]}
+    detections = check_results(results_path, results, kind, truth_path, images)
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     classes = ClassMap(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
     labels = {category: label for label, category in enumerate(classes.ids)}
-    images = {one["id"]: one for one in truth["images"]}
     order = {image: number for number, image in enumerate(sorted(images))}
-    strangers = sorted({str(one.get("image_id")) for one in results if one.get("image_id") not in order})
-    if strangers:
-        raise ValueError(f"{results_path}: image_id {', '.join(strangers[:5])} not in {truth_path} ({len(strangers)})")
     known = [one for one in results if one["category_id"] in labels]
     counted = [one for one in truth["annotations"] if one["category_id"] in labels and one["image_id"] in order]
     notes = []
@@ -66,17 +68,21 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
         notes.append(
             f"{len(truth['annotations']) - len(counted)} annotations of unlisted images or categories left out"
         )
-    try:
-        found = _found(known, order, labels, images, kind)
-        actual = _truth(counted, order, labels, images, kind, zero_id_unmatched)
-    except KeyError as missing:
-        raise ValueError(f"{truth_path}, {results_path}: an entry lacks {missing} (for kind {kind!r})") from None
+    found = _found(known, order, labels, images, kind, detections.name)
+    actual = _truth(counted, order, labels, images, kind, zero_id_unmatched, annotations.name)
     return CocoCase(found, actual, classes, len(order), tuple(notes))
 
 
-def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: str) -> Found:
+def _of_image(entry: dict) -> str:
+    return f"a mask of image {entry['image_id']}"
+
+
+def _found(
+    results: list[dict], order: dict, labels: dict, images: dict, kind: str, name: Callable[[dict], str] = _of_image
+) -> Found:
+    """The results in the order of their images; `name` is what an error calls one of them."""
     results = _by_image(results, order)
-    masks = _runs(results, images) if kind != "bbox" else None
+    masks = _runs(results, images, name) if kind != "bbox" else None
     # as pycocotools: where results carry boxes, the box decides about small, medium, large, for masks too
     by_box = kind == "bbox" or (bool(results) and bool(results[0].get("bbox")))
     box = _floats([one["bbox"] for one in results], 4) if by_box else torch.zeros((len(results), 4)).double()
@@ -85,9 +91,13 @@ def _found(results: list[dict], order: dict, labels: dict, images: dict, kind: s
     return Found(*_places(results, order, labels), score, box, area, masks)
 
 
-def _truth(annotations: list[dict], order: dict, labels: dict, images: dict, kind: str, zero: bool) -> Truth:
+def _truth(
+    annotations: list[dict], order: dict, labels: dict, images: dict, kind: str, zero: bool,
+    name: Callable[[dict], str] = _of_image,
+) -> Truth:  # fmt: skip
+    """The same of annotations; zero: those with id 0 match nothing."""
     annotations = _by_image(annotations, order)
-    masks = _runs(annotations, images) if kind != "bbox" else None
+    masks = _runs(annotations, images, name) if kind != "bbox" else None
     box = _floats([one["bbox"] if kind == "bbox" else (0, 0, 0, 0) for one in annotations], 4)  # unused for masks
     area = [one["area"] if "area" in one else one["bbox"][2] * one["bbox"][3] for one in annotations]
     crowd = torch.tensor([bool(one.get("iscrowd", 0)) for one in annotations], dtype=torch.bool)
@@ -114,18 +124,18 @@ def _floats(values: list, width: int | None = None) -> Tensor:
     return tensor if width is None else tensor.reshape(-1, width)
 
 
-def _runs(entries: list[dict], images: dict) -> Runs:
+def _runs(entries: list[dict], images: dict, name: Callable[[dict], str]) -> Runs:
     shapes = [one["segmentation"] for one in entries]
     for shape, one in zip(shapes, entries):
         expected = images[one["image_id"]]
         if type(shape) is dict and shape["size"] != [expected["height"], expected["width"]]:
             raise ValueError(
-                f"a mask of image {one['image_id']} has size {shape['size']}; expected that of the image, "
+                f"{name(one)}: a mask that has size {shape['size']}; expected that of the image, "
                 f"[{expected['height']}, {expected['width']}]: resize the masks to the images"
             )
     if set(map(type, shapes)) - {dict}:
         shapes = [_run_lengths(shape, images[one["image_id"]]) for shape, one in zip(shapes, entries)]
-    return runs_from_rle(shapes)
+    return runs_from_rle(shapes, lambda number: name(entries[number]))
 
 
 def _run_lengths(segmentation: list | dict, image: dict) -> dict:

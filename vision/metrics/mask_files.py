@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vision.metrics.coco_files import read_json
+from vision.metrics.file_checks import check_categories, check_panoptic, kind_hint
 from vision.metrics.panoptic import PanopticMap
 from vision.structures import ClassMap
 
@@ -38,13 +39,21 @@ def _pixels(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: not a readable image ({error})") from None
 
 
-def paired_masks(truth: str | Path, predictions: str | Path) -> list[tuple[Path, Path]]:
-    """(truth, prediction) files of equal name without suffix, by name; ValueError names what has no partner."""
+def paired_masks(truth: str | Path, predictions: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(truth, prediction) files of equal name without suffix, by name, and notes on predictions without a partner;
+    ValueError names the truth that has none."""
     expected, given = _masks_in(truth), _masks_in(predictions)
     missing = sorted(expected.keys() - given.keys())
     if missing:
         raise ValueError(f"{predictions}: no mask for {', '.join(missing[:5])} ({len(missing)} missing)")
-    return [(path, given[name]) for name, path in sorted(expected.items())]
+    pairs = [(path, given[name]) for name, path in sorted(expected.items())]
+    return pairs, _left_out("masks", given.keys() - expected.keys(), predictions)
+
+
+def _left_out(what: str, names: Iterable, predictions: str | Path) -> list[str]:
+    names = sorted(map(str, names))
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"{len(names)} {what} of {predictions} without a partner left out: {some}"] if names else []
 
 
 def _masks_in(folder: str | Path) -> dict[str, Path]:
@@ -58,8 +67,9 @@ def _masks_in(folder: str | Path) -> dict[str, Path]:
 
 def panoptic_cases(
     truth: str | Path, predictions: str | Path
-) -> tuple[ClassMap, Iterator[tuple[PanopticMap, PanopticMap]]]:
-    """Classes, and one (predicted, truth) pair for each image of the truth, read when asked for.
+) -> tuple[ClassMap, Iterator[tuple[PanopticMap, PanopticMap]], list[str]]:
+    """Classes, one (predicted, truth) pair for each image of the truth, read when asked for, and notes on the
+    predictions of other images.
 
     Each path is a COCO panoptic JSON file; its PNGs lie in the folder of the same name without suffix.
     """
@@ -68,6 +78,8 @@ def panoptic_cases(
     for path, content, keys in needs:
         if not isinstance(content, dict) or any(key not in content for key in keys):
             raise ValueError(f"{path}: not COCO panoptic JSON; expected the keys {', '.join(keys)}")
+        check_panoptic(path, content["annotations"])
+    check_categories(truth, expected["categories"])
     categories = sorted(expected["categories"], key=lambda category: category["id"])
     classes = ClassMap(
         tuple(c["name"] for c in categories),
@@ -75,16 +87,18 @@ def panoptic_cases(
         tuple(bool(c.get("isthing", 1)) for c in categories),
     )
     by_image = {one["image_id"]: one for one in given["annotations"]}
-    missing = [str(one["image_id"]) for one in expected["annotations"] if one["image_id"] not in by_image]
+    images = [one["image_id"] for one in expected["annotations"]]
+    missing = [repr(image) for image in images if image not in by_image]
     if missing:
-        raise ValueError(f"{predictions}: no annotation for image {', '.join(missing[:5])} ({len(missing)} missing)")
+        some = ", ".join(missing[:5]) + kind_hint(by_image, images)
+        raise ValueError(f"{predictions}: no annotation for image {some} ({len(missing)} missing)")
 
     def cases() -> Iterator[tuple[PanopticMap, PanopticMap]]:
         for fact in expected["annotations"]:
             guess = by_image[fact["image_id"]]
             yield _map(Path(predictions), guess, classes), _map(Path(truth), fact, classes)
 
-    return classes, cases()
+    return classes, cases(), _left_out("images", by_image.keys() - set(images), predictions)
 
 
 def _map(path: Path, annotation: dict, classes: ClassMap) -> PanopticMap:
@@ -93,15 +107,23 @@ def _map(path: Path, annotation: dict, classes: ClassMap) -> PanopticMap:
     if pixels.ndim != 3:
         raise ValueError(f"{file}: a grey image; expected RGB with segment id = R + 256 G + 65536 B")
     red, green, blue = (pixels[..., i].astype(np.int32) for i in range(3))
-    ids = torch.from_numpy(red + 256 * green + 65536 * blue)
+    ids = red + 256 * green + 65536 * blue
     rows = annotation["segments_info"]
     unknown = sorted({row["category_id"] for row in rows} - set(classes.ids))
     if unknown:
         raise ValueError(
             f"{path}: category id {unknown[0]} in image {annotation['image_id']} is not one of the truth's"
         )
+    present = np.zeros(1 << 24, bool)  # ids of three bytes
+    present[ids] = True
+    absent = [row["id"] for row in rows if row["id"] >= 1 << 24 or not present[row["id"]]]
+    if absent:
+        raise ValueError(
+            f"{path}: segment {absent[0]} of image {annotation['image_id']} has no pixel in {file}; expected every "
+            "segment of segments_info there"
+        )
     return PanopticMap(
-        ids,
+        torch.from_numpy(ids),
         torch.tensor([row["id"] for row in rows], dtype=torch.int64),
         torch.tensor([classes.label_of(row["category_id"]) for row in rows], dtype=torch.int64),
         torch.tensor([bool(row.get("iscrowd", 0)) for row in rows], dtype=torch.bool),

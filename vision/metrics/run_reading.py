@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -90,10 +90,11 @@ def _true_places(flags: Tensor) -> Tensor:
     return flags.nonzero()[:, 0]
 
 
-def runs_from_rle(masks: Sequence[dict]) -> Runs:
+def runs_from_rle(masks: Sequence[dict], name: Callable[[int], str] = "mask {}".format) -> Runs:
     """Runs of COCO run-length dicts {"size": [h, w], "counts": list of int, bytes or str}, on the host.
 
-    ValueError where the lengths are more than the image has pixels.
+    ValueError where a string is none of COCO's or the lengths do not cover the image, no more and no less; it calls
+    mask i `name(i)`.
     """
     if not masks:
         none = torch.zeros(0, dtype=torch.int32)
@@ -103,26 +104,34 @@ def runs_from_rle(masks: Sequence[dict]) -> Runs:
     if any(packed) and not all(packed):
         order = sorted(range(len(masks)), key=packed.__getitem__)
         number = len(masks) - sum(packed)
-        parts = [[masks[i] for i in part] for part in (order[:number], order[number:])]
-        return concatenate_runs([runs_from_rle(part) for part in parts]).select(torch.tensor(order).argsort())
+        parts = [
+            runs_from_rle([masks[i] for i in part], lambda place, part=part: name(part[place]))
+            for part in (order[:number], order[number:])
+        ]
+        return concatenate_runs(parts).select(torch.tensor(order).argsort())
     if packed[0]:
-        values, number = _decompress(counts)
+        values, number = _decompress(counts, name)
     else:
-        values = np.concatenate([np.asarray(one, np.int32) for one in counts])
+        values = np.concatenate([np.asarray(one, np.int64) for one in counts])
         number = np.array([len(one) for one in counts])
     gap, length, first = _paired(values, number, packed[0])
     size = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)
-    return _runs_of_lengths(gap, length, first, size)
+    return _runs_of_lengths(gap, length, first, size, name)
 
 
-def _decompress(counts: list[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
+def _decompress(counts: list[str | bytes], name: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers in COCO's compressed strings, int32, and how many each mask has: base 32, low digits first, 48 added to
     each character, 32 set where more follow; the last digit's 16 is the sign."""
     if set(map(type, counts)) == {str}:
-        text = "".join(counts).encode("ascii")
+        text = "".join(counts).encode("utf-8", "surrogatepass")
     else:
-        text = b"".join(one.encode("ascii") if isinstance(one, str) else one for one in counts)
+        text = b"".join(map(_bytes, counts))
     digits = np.frombuffer(text, np.uint8) - np.uint8(48)
+    ends = np.cumsum(list(map(len, counts)))
+    # each string ends with a last digit, else its number would go on in the next mask
+    if len(digits) and (digits.max() > 63 or (digits[ends - 1] >= 32).any()):
+        wrong = next(i for i, one in enumerate(counts) if _is_malformed(one))
+        raise ValueError(f"{name(wrong)}: counts {counts[wrong]!r:.60}; expected COCO's compressed run lengths")
     stop = np.flatnonzero(digits < 32)
     values = (digits[stop] ^ np.uint8(16)).astype(np.int32) - 16
     longer, place = np.flatnonzero(np.diff(stop, prepend=-1) > 1), 1
@@ -130,8 +139,16 @@ def _decompress(counts: list[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
         values[longer] = (values[longer] << 5) | (digits[stop[longer] - place] & 31)
         place += 1
         longer = longer[digits[stop[longer] - place] >= 32]  # before the first character stands the last: an end
-    ends = np.searchsorted(stop, np.cumsum(list(map(len, counts))))
-    return values, np.diff(ends, prepend=0)
+    return values, np.diff(np.searchsorted(stop, ends), prepend=0)
+
+
+def _bytes(counts: str | bytes) -> bytes:
+    return counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+
+
+def _is_malformed(counts: str | bytes) -> bool:
+    codes = _bytes(counts)
+    return bool(codes) and not (min(codes) >= 48 and max(codes) < 112 and codes[-1] < 80)
 
 
 def _paired(values: np.ndarray, number: np.ndarray, differences: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -163,14 +180,16 @@ def _sum_within(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     return totals
 
 
-def _runs_of_lengths(gap: np.ndarray, length: np.ndarray, first: np.ndarray, size: np.ndarray) -> Runs:
+def _runs_of_lengths(
+    gap: np.ndarray, length: np.ndarray, first: np.ndarray, size: np.ndarray, name: Callable[[int], str]
+) -> Runs:
     end = gap + length
     total = _sum_within(end, first)
-    wrong = np.flatnonzero((total > size.prod(1)) | (np.minimum.reduceat(length, first) < 0))
+    wrong = np.flatnonzero((total != size.prod(1)) | (np.minimum.reduceat(np.minimum(gap, length), first) < 0))
     if len(wrong):
         raise ValueError(
-            f"run lengths of mask {wrong[0]} cover {total[wrong[0]]} pixels, but its size {size[wrong[0]].tolist()} "
-            f"has {size[wrong[0]].prod()}; expected counts of background and foreground that take turns"
+            f"{name(wrong[0])}: run lengths cover {total[wrong[0]]} pixels, but its size {size[wrong[0]].tolist()} "
+            f"has {size[wrong[0]].prod()}; expected counts of background and foreground that take turns, none negative"
         )
     some = length > 0
     count = np.add.reduceat(some, first, dtype=np.int64)
