@@ -46,7 +46,7 @@ DEMO_RUNS = {
         "U-Net, semantic segmentation",
         "mIoU",
         0.80,
-        {"recipe": "shapes_segmentation", "weights": "shapes_unet", "epochs": 4, "optim": {"lr": 0.0015}},
+        {"recipe": "shapes_segmentation", "weights": "shapes_unet", "epochs": 4, "optim": {"lr": 0.0005}},
     ),
 }
 # the shipped weights have seen such images before; a thousand new ones (another seed) are learnt on top
@@ -68,7 +68,7 @@ def run_demo(out: str | Path = "demo", *, say: Callable[[str], None], progress: 
     for name, run in DEMO_RUNS.items():
         say(f"\n== {run.title} ==")
         say("It starts from weights that ship with the package, trained by the same recipe for longer than a demo may")
-        say("take (17 and 38 minutes of one CPU core), and learns 1000 new images.")
+        say("take (17 and 68 minutes of one CPU core), and learns 1000 new images.")
         result = train(**FINE_TUNING, **run.settings, out=str(out / name / "run"), validate_every=10_000)
         model = load(result.weights)
         dataset = open_dataset(DATA, "test", task=model.task)
