@@ -229,3 +229,17 @@ def test_tables_and_masks(kind):
         assert words in result.table() and words in result.table("markdown") and words in result.table("csv")
     json.dumps(result.to_dict(), allow_nan=False)
     assert result.errors.counts.sum() > 0
+
+
+@pytest.mark.parametrize("limits", [(), (0,), (-1, 5), (1.5,)])
+def test_limits_that_count_nothing_are_refused(limits):
+    with pytest.raises(
+        ValueError, match=r"DetectionOptions: max_detections \(.*\); expected whole numbers of 1 or more"
+    ):
+        DetectionOptions(max_detections=limits)
+
+
+def test_labels_outside_of_the_classes_are_refused():
+    case = random_case(8, images=5)
+    with pytest.raises(ValueError, match=r"DetectionScore.update: labels from 0 to \d; expected 0 to 0"):
+        DetectionScore(1, DetectionOptions()).update(case.detections, case.targets)

@@ -136,6 +136,11 @@ def test_merge_and_bad_shapes():
     right.update(*zip(*cases[1:]))
     left.merge(right)
     np.testing.assert_allclose(left.compute().sums, whole.compute().sums, atol=1e-12)
+    with pytest.raises(ValueError, match=r"PanopticQuality.merge: 2 classes .*; expected the same 1"):
+        PanopticQuality(1).merge(PanopticQuality(2))
+    with pytest.raises(ValueError, match=r"PanopticQuality.update: labels from 0 to 1; expected 0 to 0"):
+        labels = panoptic_map(torch.tensor([[0, 1]]), torch.zeros(1, 2))
+        PanopticQuality(1).update([labels], [labels])
     with pytest.raises(ValueError, match="1 predicted maps but 0"):
         whole.update([cases[0][0]], [])
     with pytest.raises(ValueError, match="predicted"):

@@ -242,9 +242,26 @@ def test_average_precision_merges_and_resets():
         ({"score_bins": 8}, [torch.zeros(1, 2, 2)] * 2, "no scores"),
         ({"score_bins": 8}, [torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 3, 2, 2)], "scores"),
         ({}, [torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, 2)], "without score_bins"),
+        ({}, [torch.full((1, 2, 2), 0.7), torch.zeros(1, 2, 2).long()], "float32 labels; expected integers"),
+        ({}, [torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), 7)], "truth from 7 to 7; expected labels below 2"),
+        ({"multi_label": True}, [torch.zeros(1, 2, 2, 2).long(), torch.full((1, 2, 2, 2), 3)], "truth from 3 to 3"),
         ({"multi_label": True}, [torch.zeros(1, 3, 2, 2, dtype=torch.int64)] * 2, r"expected \(B, 2, H, W\)"),
     ],
 )
 def test_what_does_not_fit_is_named(options, update, message):
     with pytest.raises(ValueError, match=message):
         SegmentationScore(2, **options).update(*update)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_image": True}, "SegmentationScore.merge: per_image True; expected False as here"),
+        ({"score_bins": 16}, "score_bins 16; expected 0"),
+        ({"ignore": 0}, "ignore 0; expected 255"),
+        ({"classes": 3}, r"3 classes \(class 0, class 1, class 2\); expected the same 2"),
+    ],
+)
+def test_scores_of_other_settings_do_not_merge(options, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationScore(2).merge(SegmentationScore(**{"classes": 2, **options}))

@@ -234,5 +234,7 @@ def test_ignored_pixels_and_merge():
     metric.merge(other)
     assert metric.compute().values.shape == (2, 1, 5)
     assert metric.compute().to_dict()["hausdorff"] == 0
+    with pytest.raises(ValueError, match=r"SurfaceDistance.merge: share 50; expected 95"):
+        metric.merge(SurfaceDistance(1, share=50))
     with pytest.raises(ValueError, match="expected"):
         metric.update(predicted, truth[0])

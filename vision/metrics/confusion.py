@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vision.ops.histogram import count_values
 
-__all__ = ["confusion_matrix"]
+__all__ = ["check_labels", "confusion_matrix"]
 
 _AT_ONCE = 1 << 19  # pixels; also keeps OpenCV's float32 counts exact
 
@@ -23,10 +23,24 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
     if predicted.shape != truth.shape:
         raise ValueError(f"confusion_matrix: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
     on_host = truth.device.type == "cpu" and classes < 255
+    for labels in (predicted, truth):
+        if labels.is_floating_point():
+            raise ValueError(
+                f"confusion_matrix: {labels.dtype} labels; expected integers: argmax or round scores first"
+            )
     counts = (_counts_on_host if on_host else _counts_by_codes)(predicted, truth, classes)
     if 0 <= ignore < classes:
         counts[ignore] = 0
     return counts
+
+
+def check_labels(function: str, labels: Tensor, classes: int) -> None:
+    """ValueError for labels (N,) outside of 0..classes - 1, when they are on the host: a GPU would have to be waited
+    for."""
+    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"{function}: labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}"
+        )
 
 
 def _counts_by_codes(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:

@@ -16,7 +16,7 @@ from vision.metrics.average_precision import (
     Protocol,
     evaluate_detections,
 )
-from vision.metrics.detection_metric import DetectionMetric
+from vision.metrics.detection_metric import DetectionMetric, check_limits
 from vision.metrics.overlap import Found, Truth
 from vision.metrics.table import null_undefined, result_table
 from vision.structures import ClassMap
@@ -114,8 +114,7 @@ class DetectionAP(DetectionMetric):
         recalls: Sequence[float] = RECALL_THRESHOLDS,
     ):
         super().__init__(classes, kind)
-        if not max_detections or min(max_detections) < 1:
-            raise ValueError(f"DetectionAP: max_detections {tuple(max_detections)}; expected counts of at least 1")
+        check_limits("DetectionAP", max_detections)
         if not ious or min(ious) <= 0 or max(ious) > 1:
             raise ValueError(f"DetectionAP: IoU thresholds {tuple(ious)}; expected values in (0, 1]")
         self.protocol = Protocol(

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 
+from vision.metrics.confusion import check_labels
 from vision.metrics.records import DetectionRecords
 from vision.structures import ClassMap, Detections, Target
 
-__all__ = ["KINDS", "DetectionMetric"]
+__all__ = ["KINDS", "DetectionMetric", "check_limits"]
 
 KINDS = ("bbox", "segm", "boundary")
+
+
+def check_limits(name: str, limits: Sequence[int]) -> None:
+    """ValueError unless limits of detections are some whole numbers of 1 or more."""
+    if not limits or not all(isinstance(limit, Integral) and limit >= 1 for limit in limits):
+        raise ValueError(f"{name}: max_detections {tuple(limits)}; expected whole numbers of 1 or more")
 
 
 class DetectionMetric(ABC):
@@ -40,6 +48,8 @@ class DetectionMetric(ABC):
 
     def update(self, detections: Sequence[Detections], targets: Sequence[Target]) -> None:
         """Take in one batch: results and truth of the same images, in the same order and frame of coordinates."""
+        for label in [one.labels for one in detections] + [torch.as_tensor(one.labels) for one in targets]:
+            check_labels(f"{type(self).__name__}.update", label, len(self.classes))
         self.records.append(detections, targets)
 
     def merge(self, other: DetectionMetric) -> None:

@@ -11,7 +11,7 @@ from vision.metrics.average_precision import Protocol
 from vision.metrics.curves import CurveResult, precision_recall_curves
 from vision.metrics.detection import DetectionResult, coco_result
 from vision.metrics.detection_confusion import DetectionConfusion, detection_confusion
-from vision.metrics.detection_metric import KINDS, DetectionMetric
+from vision.metrics.detection_metric import KINDS, DetectionMetric, check_limits
 from vision.metrics.error_shares import ErrorShares, error_shares
 from vision.metrics.overlap import Found, Truth
 from vision.metrics.voc import VocResult, voc_result
@@ -38,6 +38,7 @@ class DetectionOptions:
         for name, allowed in (("kind", KINDS), ("protocol", PROTOCOLS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        check_limits("DetectionOptions", self.max_detections)
 
 
 @dataclass(frozen=True)

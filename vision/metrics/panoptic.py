@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.sums import sum_over_processes
+from vision.metrics.confusion import check_labels
+from vision.metrics.sums import check_mergeable, sum_over_processes
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.histogram import count_values
 from vision.structures import ClassMap
@@ -152,12 +153,15 @@ class PanopticQuality:
             device = guess.ids.device
             crowd = torch.zeros(len(fact.labels), dtype=torch.bool) if fact.crowd is None else fact.crowd
             overlaps = segment_overlaps(guess, fact)
+            for one in (guess, fact):
+                check_labels("PanopticQuality.update", one.labels, len(self.classes))
             labels = [one.labels.to(device, non_blocking=True).long() for one in (guess, fact)]
             crowd = crowd.to(device, non_blocking=True)
             self.sums = self.sums.to(device) + match_segments(overlaps, *labels, crowd, len(self.classes))
 
     def merge(self, other: PanopticQuality) -> None:
-        """Add what another metric has counted."""
+        """Add what another metric of the same classes has counted."""
+        check_mergeable(self, other)
         self.sums = self.sums + other.sums.to(self.sums.device)
 
     def all_reduce(self) -> None:

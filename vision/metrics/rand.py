@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.sums import sum_over_processes
+from vision.metrics.sums import check_mergeable, sum_over_processes
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.components import connected_components
 from vision.structures import ClassMap
@@ -110,7 +110,8 @@ class RandScore:
         self.pairs = self.pairs.to(truth.device) + torch.stack(rows)
 
     def merge(self, other: RandScore) -> None:
-        """Add what another score has counted."""
+        """Add what another score of the same settings has counted."""
+        check_mergeable(self, other, "ignore", "diagonal")
         self.pairs = self.pairs + other.pairs.to(self.pairs.device)
 
     def all_reduce(self) -> None:

@@ -185,8 +185,9 @@ def _runs_of_lengths(
 ) -> Runs:
     end = gap + length
     total = _sum_within(end, first)
-    wrong = np.flatnonzero((total != size.prod(1)) | (np.minimum.reduceat(np.minimum(gap, length), first) < 0))
-    if len(wrong):
+    pixels = size.prod(1)
+    if (total != pixels).any() or gap.min(initial=0) < 0 or length.min(initial=0) < 0:
+        wrong = np.flatnonzero((total != pixels) | (np.minimum.reduceat(np.minimum(gap, length), first) < 0))
         raise ValueError(
             f"{name(wrong[0])}: run lengths cover {total[wrong[0]]} pixels, but its size {size[wrong[0]].tolist()} "
             f"has {size[wrong[0]].prod()}; expected counts of background and foreground that take turns, none negative"

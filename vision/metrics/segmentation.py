@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vision.metrics.confusion import confusion_matrix
 from vision.metrics.pixel_precision import PixelPrecision
-from vision.metrics.sums import gather_objects, sum_over_processes
+from vision.metrics.sums import check_mergeable, gather_objects, sum_over_processes
 from vision.metrics.table import null_undefined, result_table
 from vision.structures import ClassMap
 
@@ -117,6 +117,7 @@ class SegmentationScore:
             raise ValueError(f"SegmentationScore: ignore {ignore} is an answer of multi_label; expected another number")
         self.classes = ClassMap.of(classes)
         self.ignore, self.multi_label, self.per_image = ignore, multi_label, per_image
+        self.score_bins = score_bins
         self.precision = PixelPrecision(len(self.classes), score_bins, ignore) if score_bins else None
         self.reset()
 
@@ -151,6 +152,8 @@ class SegmentationScore:
             counted = sum(matrices, torch.zeros_like(self.matrix, device=truth.device))
         else:
             counted = self._count(predicted, truth)
+        if truth.device.type == "cpu":  # a GPU would have to be waited for
+            _check_all_counted(counted, truth, self.ignore)
         self.matrix = self.matrix.to(counted.device) + counted
 
     def _count(self, predicted: Tensor, truth: Tensor) -> Tensor:
@@ -167,10 +170,11 @@ class SegmentationScore:
         return counts[..., :2]
 
     def merge(self, other: SegmentationScore) -> None:
-        """Add what another score of the same settings has counted."""
+        """Add what another score of the same settings has counted; ValueError for other settings."""
+        check_mergeable(self, other, "ignore", "multi_label", "per_image", "score_bins")
         self.matrix = self.matrix + other.matrix.to(self.matrix.device)
         self.images += other.images
-        if self.precision and other.precision:
+        if self.precision:
             self.precision.merge(other.precision)
 
     def all_reduce(self) -> None:
@@ -188,14 +192,23 @@ class SegmentationScore:
             if self.precision:
                 values = self.precision.compute()
                 figures |= {"mean_average_precision": values.nanmean(), "average_precision": values}
-            bins = self.precision.bins if self.precision else 0
-            return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), score_bins=bins)
+            return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), score_bins=self.score_bins)
         summary = torch.cat([one.cpu() for one in self.images] or [_summary(matrix[None])[:0]])
         each = segmentation_figures(*summary.unbind(1))
         undefined, left_out = each["IoU"].isnan().sum(0).numpy(), int(each["mIoU"].isnan().sum())
         figures = {name: value.nanmean(0) for name, value in each.items()}
         arrays = (matrix.numpy(), _arrays(figures))
         return SegmentationResult(self.classes, *arrays, len(summary), undefined, images_left_out=left_out)
+
+
+def _check_all_counted(counted: Tensor, truth: Tensor, ignore: int) -> None:
+    """ValueError when a truth pixel is neither in the counts nor labelled `ignore`."""
+    left = truth.numel() - int(counted.sum())
+    if left and left != int((truth == ignore).count_nonzero()):
+        raise ValueError(
+            f"SegmentationScore.update: truth from {int(truth.min())} to {int(truth.max())}; expected labels below "
+            f"{len(counted)} (with multi_label 0 or 1), or {ignore} to ignore"
+        )
 
 
 def _summary(matrices: Tensor) -> Tensor:

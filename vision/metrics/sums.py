@@ -1,4 +1,4 @@
-"""Adding up state tensors over the processes of torch.distributed."""
+"""Adding up the states of metrics, over the processes of torch.distributed too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["gather_objects", "sum_over_processes"]
+__all__ = ["check_mergeable", "gather_objects", "sum_over_processes"]
+
+
+def check_mergeable(one: Any, other: Any, *settings: str) -> None:
+    """ValueError unless two metrics have the same classes and equal `settings`."""
+    if one.classes != other.classes:
+        names = [", ".join(metric.classes.names[:5]) for metric in (other, one)]
+        raise ValueError(
+            f"{type(one).__name__}.merge: {len(other.classes)} classes ({names[0]}); expected the same "
+            f"{len(one.classes)} ({names[1]})"
+        )
+    for name in settings:
+        came, expected = getattr(other, name), getattr(one, name)
+        if came != expected:
+            raise ValueError(f"{type(one).__name__}.merge: {name} {came!r}; expected {expected!r} as here")
 
 
 def _distributed() -> bool:

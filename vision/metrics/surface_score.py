@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vision.metrics.label_outlines import label_boundary_iou, label_outline
-from vision.metrics.sums import gather_objects
+from vision.metrics.sums import check_mergeable, gather_objects
 from vision.metrics.surface import distance_figures, point_distances
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.histogram import count_values
@@ -153,7 +153,8 @@ class SurfaceDistance:
         return places[group.argsort(stable=True), 1:], count_values(group, len(labels) * side)
 
     def merge(self, other: SurfaceDistance) -> None:
-        """Take in what another metric has measured."""
+        """Take in what another metric of the same settings has measured."""
+        check_mergeable(self, other, "spacing", "share", "tolerance", "ignore")
         self.values += other.values
 
     def all_reduce(self) -> None:
