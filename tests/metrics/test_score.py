@@ -302,6 +302,47 @@ def test_binary_masks_of_0_and_255(foreground, classes, tmp_path, capsys):
     assert next(iter(figures["per_class"].values()))["IoU"] == 1
 
 
+def test_outlines_by_the_percentile_tolerance_and_spacing_asked_for(tmp_path, capsys):
+    write_masks(tmp_path / "truth", a=[[1, 0, 0, 0]])
+    write_masks(tmp_path / "found", a=[[0, 0, 0, 1]])
+    options = ["--analyse", "--percentile", "90", "--tolerance", "6", "--spacing", "1", "2"]
+    figures, _ = semantic_figures(tmp_path, capsys, *options)
+    row = figures["surface"]["per_class"]["class 1"]  # one pixel, three columns of width 2 away
+    assert (row["hausdorff"], row["hd90"], row["surface_dice"]) == (6, 6, 1)
+    assert (figures["surface"]["spacing"], figures["surface"]["tolerance"]) == ([1, 2], 6)
+    paths = [str(tmp_path / "truth"), str(tmp_path / "found")]
+    for arguments in (["--task", "semantic", *paths], ["--task", "panoptic", "--analyse", *paths]):
+        assert main(["score", *arguments, "--percentile", "90"]) == 2
+        assert "percentile" in capsys.readouterr().err
+
+
+def test_limits_and_format_of_the_command_line(tmp_path, capsys):
+    paths = list(map(str, write_case(tmp_path, random_case(8, images=5), "bbox")))
+    limits = ["--max-detections", "1", "10", "300"]
+    assert main(["score", "--task", "detection", *paths, *limits, "--format", "json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert "AR_300" in figures and "AR_100" not in figures
+    for style, start in (("csv", "metric,value\nAP,"), ("markdown", "| metric"), ("console", "metric")):
+        assert main(["score", "--task", "detection", *paths, "--format", style]) == 0
+        assert capsys.readouterr().out.startswith(start)
+
+
+def test_notes_do_not_disturb_what_programs_read(tmp_path, capsys):
+    write_masks(tmp_path / "truth", a=[[0, 1]])
+    write_masks(tmp_path / "found", a=[[0, 1]], b=[[0, 1]])
+    arguments = ["score", "--task", "semantic", str(tmp_path / "truth"), str(tmp_path / "found"), "--format", "json"]
+    assert main(arguments) == 0
+    text = capsys.readouterr()
+    assert len(json.loads(text.out)["notes"]) == 1
+    assert "without a partner" in text.err
+
+
+def test_help_promises_what_score_does(capsys):
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    assert "average precision," not in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_predictions_without_a_partner_are_counted_in_notes(tmp_path, capsys):
     write_masks(tmp_path / "truth", a=[[0, 1]])
     write_masks(tmp_path / "found", a=[[0, 1]], b=[[0, 1]], c=[[0, 1]])
