@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["AT_LEAST_0", "COUNT", "EPOCHS", "POSITIVE", "SHARE", "SWITCH", "Numbers", "Switch", "check_settings"]
+__all__ = [
+    "AT_LEAST_0",
+    "COUNT",
+    "EPOCHS",
+    "POSITIVE",
+    "SHARE",
+    "SHARE_OR_NONE",
+    "SWITCH",
+    "Numbers",
+    "Switch",
+    "check_settings",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ POSITIVE = Numbers("a number above 0", above=True)
 SHARE = Numbers("a number above 0, up to 1", above=True, high=1)
 EPOCHS = Numbers("a whole number of 0 or more", whole=True)
 COUNT = Numbers("a whole number of 1 or more", low=1, whole=True)
+SHARE_OR_NONE = Numbers("a number from 0 to 1, or null", high=1, none=True)
 SWITCH = Switch()
 
 

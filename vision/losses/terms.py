@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from vision.losses.mining import class_weights
-from vision.losses.ranges import AT_LEAST_0, COUNT, EPOCHS, POSITIVE, SHARE, SWITCH, Numbers, Switch, check_settings
+from vision.losses.ranges import (
+    AT_LEAST_0,
+    COUNT,
+    EPOCHS,
+    POSITIVE,
+    SHARE,
+    SHARE_OR_NONE,
+    SWITCH,
+    Numbers,
+    Switch,
+    check_settings,
+)
 
 __all__ = ["BORDER", "OPTIONS", "Term", "read_class_weight", "read_terms"]
 
@@ -22,7 +33,7 @@ _TVERSKY = {**_OVERLAP, "alpha": AT_LEAST_0, "beta": AT_LEAST_0}
 # loss -> its options and what they may be; every loss takes `class_weight` besides
 OPTIONS: dict[str, dict[str, Numbers | Switch]] = {
     "cross_entropy": {"label_smoothing": Numbers("a number from 0 to below 1", high=1, below=True)},
-    "focal": {"gamma": AT_LEAST_0, "alpha": Numbers("a number from 0 to 1, or null", high=1, none=True)},
+    "focal": {"gamma": AT_LEAST_0, "alpha": SHARE_OR_NONE},
     "ohem": {"threshold": SHARE, "least": SHARE},
     "dice": {**_OVERLAP, "squared": SWITCH},
     "generalised_dice": _OVERLAP,

@@ -1,24 +1,65 @@
-"""The base of all dense detectors: one decode for all, from the class scores and boxes of every place."""
+"""The base of all dense detectors: one decode for all, from the class scores and boxes of every place; and what the
+losses of several of them share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from vision.losses.detection import DetectionLoss
 from vision.models.base import DenseOutputs, VisionModel
 from vision.ops.assign import Assignment, gather_objects
-from vision.ops.boxes import clip_boxes
+from vision.ops.boxes import clip_boxes, paired_iou
+from vision.ops.coders import decode_boxes, encode_boxes
 from vision.ops.nms import Candidates, select_candidates, suppress
 from vision.structures import Detections, Targets
 
-__all__ = ["DenseDetector", "class_targets"]
+__all__ = ["DenseDetector", "anchor_box_loss", "class_score_loss"]
 
 
-def class_targets(logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
-    """What logits (B, P, C) should say, float32: the assignment's weight in the object's own class, 0 elsewhere."""
-    labels = gather_objects(targets.labels, assignment.index).clamp(min=0)  # (B, P)
-    wanted = torch.zeros_like(logits, dtype=torch.float32)
-    return wanted.scatter_(-1, labels.unsqueeze(-1), assignment.weight.unsqueeze(-1))
+def class_score_loss(
+    loss: DetectionLoss,
+    logits: Tensor,
+    targets: Targets,
+    assignment: Assignment,
+    boxes: Tensor | None,
+    weight: Tensor | float = 1.0,
+) -> Tensor:
+    """The summed `loss` of logits (B, P, C), each place times `weight` (B, P or 1); places that crowds cover count not.
+
+    A positive's score should be, in its object's class: the IoU of its box of `boxes` (B, P, 4) with the object, held
+    constant, where the loss learns it (otherwise `boxes` may be None); 1 for "focal", whose paper knows only yes and
+    no; else the weight that the assignment gives.
+    """
+    with torch.no_grad():
+        if loss.learns_overlap:
+            overlap = paired_iou(boxes.float(), gather_objects(targets.boxes, assignment.index))
+            score = torch.where(assignment.index >= 0, overlap, 0.0)
+        else:
+            score = (assignment.index >= 0).float() if loss.name == "focal" else assignment.weight
+        labels = gather_objects(targets.labels, assignment.index).clamp(min=0)  # (B, P)
+        wanted = torch.zeros_like(logits, dtype=torch.float32)
+        wanted.scatter_(-1, labels.unsqueeze(-1), score.unsqueeze(-1))
+    counted = (assignment.index >= -1) * weight
+    return loss(logits, wanted, counted.unsqueeze(-1))
+
+
+def anchor_box_loss(
+    loss: DetectionLoss,
+    deltas: Tensor,
+    anchors: Tensor,
+    truth: Tensor,
+    weight: Tensor,
+    coder: tuple[float, ...] = (1.0,) * 4,
+) -> Tensor:
+    """The summed `loss` of boxes, given as `deltas` (B, P, 4) from `anchors` (P, 4), with `truth` (B, P, 4) xyxy, times
+    `weight` (B, P); on the deltas themselves or on what they decode to, as the loss has it."""
+    deltas = deltas.float()
+    if loss.on_offsets:
+        return loss(deltas, encode_boxes(truth, anchors, coder), weight.unsqueeze(-1))
+    # a place without an object is compared with its own anchor: the padding's box would make 0 times infinity
+    truth = torch.where(weight.unsqueeze(-1) > 0, truth, anchors)
+    return loss(decode_boxes(deltas, anchors, coder), truth, weight)
 
 
 class DenseDetector(VisionModel):

@@ -5,6 +5,7 @@ arXiv:1904.01355, with centre sampling, the GIoU loss and centre-ness beside the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,10 @@ from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.heads.dense import TowerHead
 from vision.layers.norm import Norm
-from vision.losses.boxes import box_iou_loss
-from vision.losses.classification import binary_cross_entropy, sigmoid_focal_loss
+from vision.losses.classification import binary_cross_entropy
+from vision.losses.detection import read_box_loss, read_class_loss
 from vision.models.base import DenseOutputs
-from vision.models.dense import DenseDetector, class_targets
+from vision.models.dense import DenseDetector, class_score_loss
 from vision.necks.fpn import FeaturePyramid
 from vision.ops.assign import centre_assignment, gather_objects
 from vision.ops.points import decode_distances, encode_distances
@@ -33,7 +34,8 @@ class FCOS(DenseDetector):
     """Points (P, 2) on five levels; `deltas` are distances to the sides in strides; `quality` is centre-ness.
 
     The points are the cells' corners (j s, i s), as torchvision's, whose checkpoints load; the paper's lie in the
-    middle.
+    middle. `box_loss` and `class_loss`: see `losses.detection`. A head without centre-ness scores by its classes alone,
+    as those that learn the boxes' overlap do (GFL, arXiv:2006.04388; VarifocalNet, arXiv:2008.13367).
     """
 
     candidates = 1000
@@ -41,9 +43,21 @@ class FCOS(DenseDetector):
     score_threshold = 0.2
     iou_threshold = 0.6
 
-    def __init__(self, classes: ClassMap, backbone: Backbone, neck: FeaturePyramid, head: TowerHead):
+    def __init__(
+        self,
+        classes: ClassMap,
+        backbone: Backbone,
+        neck: FeaturePyramid,
+        head: TowerHead,
+        *,
+        box_loss: str | Mapping[str, Any] = "giou",
+        class_loss: str | Mapping[str, Any] = "focal",
+    ):
         super().__init__(classes)
         self.backbone, self.neck, self.head = backbone, neck, head
+        self.box_loss, self.class_loss = read_box_loss(box_loss), read_class_loss(class_loss)
+        if head.quality is None:  # FCOS's own is for the geometric mean with centre-ness, which is larger
+            self.score_threshold = DenseDetector.score_threshold
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutputs:
         images = self.prepare(images)
@@ -69,7 +83,9 @@ class FCOS(DenseDetector):
         return torch.cat(points), torch.cat(strides)
 
     def scores(self, outputs: DenseOutputs) -> Tensor:
-        """The geometric mean of class score and centre-ness."""
+        """The geometric mean of class score and centre-ness, or the class score where there is none."""
+        if outputs.quality is None:
+            return super().scores(outputs)
         return (outputs.logits.float().sigmoid() * outputs.quality.float().sigmoid().unsqueeze(-1)).sqrt()
 
     def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:
@@ -81,19 +97,16 @@ class FCOS(DenseDetector):
         assignment = centre_assignment(points, strides, targets)
         positive = assignment.weight
         total = global_mean_count(positive.sum())
-        counted = (assignment.index >= -1).unsqueeze(-1)
-        wanted = class_targets(outputs.logits, targets, assignment)
-        focal = sigmoid_focal_loss(outputs.logits, wanted, weight=counted, reduction="sum")
-
         truth = gather_objects(targets.boxes, assignment.index)  # (B, P, 4)
-        distances = encode_distances(points, truth) / strides.unsqueeze(-1)
         boxes = decode_distances(points, outputs.deltas.float() * strides.unsqueeze(-1))
+        losses = {"class": class_score_loss(self.class_loss, outputs.logits, targets, assignment, boxes)}
         # a place without an object is compared with a box around itself: its weight is 0, and no NaN comes of it
         around = decode_distances(points, strides.unsqueeze(-1).expand(-1, 4))
-        truth = torch.where(positive.unsqueeze(-1) > 0, truth, around)
-        giou = box_iou_loss(boxes, truth, kind="giou", weight=positive, reduction="sum")
-        centre = binary_cross_entropy(outputs.quality, _centreness(distances), weight=positive, reduction="sum")
-        return {"class": focal / total, "box": giou / total, "centre": centre / total}
+        losses["box"] = self.box_loss(boxes, torch.where(positive.unsqueeze(-1) > 0, truth, around), positive)
+        if outputs.quality is not None:
+            centreness = _centreness(encode_distances(points, truth) / strides.unsqueeze(-1))
+            losses["centre"] = binary_cross_entropy(outputs.quality, centreness, weight=positive, reduction="sum")
+        return {name: value / total for name, value in losses.items()}
 
 
 def _centreness(distances: Tensor) -> Tensor:
@@ -109,13 +122,20 @@ def build_fcos(
     norm: Norm = "batch",
     width: int = 256,
     depth: int = 4,
+    box_loss: str | Mapping[str, Any] = "giou",
+    class_loss: str | Mapping[str, Any] = "focal",
     backbone_options: dict[str, Any] | None = None,
 ) -> FCOS:
-    """FCOS on levels 3 to 7 of any backbone; `width` and `depth` are of pyramid and head, `norm` of the backbone."""
-    body = build_backbone(backbone, levels=(3, 4, 5), norm=norm, **(backbone_options or {}))
+    """FCOS on levels 3 to 7 of any backbone; `width` and `depth` are of pyramid and head, `norm` of the backbone.
+
+    `box_loss` and `class_loss` as in `losses.detection`; with a class loss that learns the boxes' overlap there is no
+    centre-ness.
+    """
+    body = build_backbone(backbone, **{"levels": (3, 4, 5), "norm": norm, **(backbone_options or {})})
     neck = FeaturePyramid(body.channels, width, extra="p6p7")
-    head = TowerHead(width, len(classes), depth=depth, quality=True, norm="group", bias=True)
-    return FCOS(classes, body, neck, head)
+    centreness = not read_class_loss(class_loss).learns_overlap
+    head = TowerHead(width, len(classes), depth=depth, quality=centreness, norm="group", bias=True)
+    return FCOS(classes, body, neck, head, box_loss=box_loss, class_loss=class_loss)
 
 
 build_fcos_resnet18_fpn = partial(build_fcos, backbone="resnet18")

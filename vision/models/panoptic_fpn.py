@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vision.heads.panoptic import PyramidSemanticHead
 from vision.layers.resize import resize
-from vision.losses.classification import cross_entropy
+from vision.losses.compose import SegmentationLoss
 from vision.models.base import RoiOutputs
 from vision.models.faster_rcnn import pyramid_parts, read_settings, with_masks
 from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
@@ -26,6 +26,7 @@ class PanopticFPN(TwoStageDetector):
 
     `decode` returns the instances; `decode_panoptic` joins them with the stuff (`ClassMap.things` says which classes
     are which). The semantic map of the targets names the class of every pixel, things and stuff alike.
+    `semantic_loss` is a sum of segmentation losses by name (`losses.compose`), times `semantic_weight`.
     """
 
     def __init__(
@@ -35,11 +36,14 @@ class PanopticFPN(TwoStageDetector):
         settings: RoiSettings,
         semantic_head: nn.Module,
         semantic_weight: float,
+        semantic_loss: str | Mapping[str, Any] = "cross_entropy",
     ):
         super().__init__(classes, parts, settings)
         self.task = "panoptic"
         self.semantic_head = semantic_head
         self.semantic_weight = semantic_weight
+        self.criterion = SegmentationLoss(semantic_loss, len(self.classes))
+        self.epoch = 0  # set by whoever trains; losses with a schedule read it
 
     def forward(
         self,
@@ -52,12 +56,13 @@ class PanopticFPN(TwoStageDetector):
         return dataclasses.replace(outputs, semantic=self.semantic_head(outputs.features))
 
     def loss(self, outputs: RoiOutputs, targets: Targets) -> dict[str, Tensor]:
-        """Those of Mask R-CNN and semantic: the mean cross-entropy of the pixels that are not to be ignored."""
+        """Those of Mask R-CNN and semantic: the loss of the pixels that are not to be ignored, the sum of its terms."""
         losses = super().loss(outputs, targets)
         if targets.semantic is None:
             raise ValueError("loss of a panoptic model: the targets have no semantic map; read the data with it")
         logits = self._full_size(outputs.semantic.float(), targets.semantic.shape[-2:])
-        losses["semantic"] = self.semantic_weight * cross_entropy(logits, targets.semantic)
+        terms = self.criterion(logits, targets.semantic, self.epoch)
+        losses["semantic"] = self.semantic_weight * torch.stack(list(terms.values())).sum()
         return losses
 
     def _full_size(self, logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -99,11 +104,12 @@ def build_panoptic_fpn(
     hidden: int = 1024,
     smallest_anchor: int = 32,
     semantic_weight: float = 0.5,
+    semantic_loss: str | Mapping[str, Any] = "cross_entropy",
     settings: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> PanopticFPN:
-    """Panoptic FPN on any backbone with levels 2 to 5."""
+    """Panoptic FPN on any backbone with levels 2 to 5; `semantic_loss` as in `losses.compose`."""
     parts = pyramid_parts(len(classes), backbone, recipe, width, hidden, backbone_options, smallest_anchor)
     parts = with_masks(parts, len(classes), recipe, width)
     semantic = PyramidSemanticHead(len(parts.roi_strides), width, len(classes), width=max(32, width // 2))
-    return PanopticFPN(classes, parts, read_settings(settings), semantic, semantic_weight)
+    return PanopticFPN(classes, parts, read_settings(settings), semantic, semantic_weight, semantic_loss)

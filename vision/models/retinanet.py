@@ -6,6 +6,7 @@ Version 2 is torchvision's: group norm in the head, the pyramid's extra levels f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,15 +17,14 @@ from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.heads.dense import TowerHead
 from vision.layers.norm import Norm
-from vision.losses.boxes import box_iou_loss, smooth_l1_loss
-from vision.losses.classification import sigmoid_focal_loss
+from vision.losses.detection import read_box_loss, read_class_loss
 from vision.models.base import DenseOutputs
-from vision.models.dense import DenseDetector, class_targets
+from vision.models.dense import DenseDetector, anchor_box_loss, class_score_loss
 from vision.necks.fpn import FeaturePyramid
 from vision.ops.anchor_match import adaptive_assignment
 from vision.ops.anchors import AnchorGenerator
 from vision.ops.assign import Assignment, gather_objects
-from vision.ops.coders import decode_boxes, encode_boxes
+from vision.ops.coders import decode_boxes
 from vision.ops.match import overlap_assignment
 from vision.structures import ClassMap, Targets
 
@@ -36,8 +36,8 @@ SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 class RetinaNet(DenseDetector):
     """Anchors (P, 4) on five levels, nine a place; `deltas` are offsets from them.
 
-    assignment: "overlap" (IoU of 0.5 and more is an object, less than 0.4 background) or "atss". box_loss: "l1" on the
-    offsets or a kind of IoU loss. Each image's losses are divided by its own number of positives, as torchvision does.
+    assignment: "overlap" (IoU of 0.5 and more is an object, less than 0.4 background) or "atss". box_loss, class_loss:
+    see `losses.detection`. Each image's losses are divided by its own number of positives, as torchvision does.
     """
 
     candidates = 1000
@@ -53,14 +53,16 @@ class RetinaNet(DenseDetector):
         head: TowerHead,
         *,
         assignment: str = "overlap",
-        box_loss: str = "l1",
+        box_loss: str | Mapping[str, Any] = "l1",
+        class_loss: str | Mapping[str, Any] = "focal",
         smallest_anchor: int = 32,
     ):
         super().__init__(classes)
         if assignment not in ("overlap", "atss"):
             raise ValueError(f"RetinaNet: assignment {assignment!r}; choose 'overlap' or 'atss'")
         self.backbone, self.neck, self.head = backbone, neck, head
-        self.assignment, self.box_loss = assignment, box_loss
+        self.assignment = assignment
+        self.box_loss, self.class_loss = read_box_loss(box_loss, offsets=True), read_class_loss(class_loss)
         sizes = [[int(smallest_anchor * 2**level * scale) for scale in SCALES] for level in range(len(neck.channels))]
         self.anchors = AnchorGenerator(sizes)
 
@@ -84,23 +86,16 @@ class RetinaNet(DenseDetector):
         assignment = self.assign(outputs, targets)
         positive = assignment.weight  # (B, P)
         share = 1 / (positive.sum(1, keepdim=True).clamp(min=1) * len(positive))  # (B, 1): of one anchor in the mean
-        wanted = class_targets(outputs.logits, targets, assignment)
-        counted = (share * (assignment.index >= -1)).unsqueeze(-1)
+        boxes = None
+        if self.class_loss.learns_overlap:
+            with torch.no_grad():
+                boxes = decode_boxes(outputs.deltas, outputs.anchors)
+        truth = gather_objects(targets.boxes, assignment.index)  # (B, P, 4)
+        weight = positive * share
         return {
-            "class": sigmoid_focal_loss(outputs.logits, wanted, weight=counted, reduction="sum"),
-            "box": self._box_loss(outputs, targets, assignment.index, positive * share),
+            "class": class_score_loss(self.class_loss, outputs.logits, targets, assignment, boxes, share),
+            "box": anchor_box_loss(self.box_loss, outputs.deltas, outputs.anchors, truth, weight),
         }
-
-    def _box_loss(self, outputs: DenseOutputs, targets: Targets, index: Tensor, weight: Tensor) -> Tensor:
-        truth = gather_objects(targets.boxes, index)  # (B, P, 4)
-        deltas = outputs.deltas.float()
-        if self.box_loss == "l1":
-            wanted = encode_boxes(truth, outputs.anchors)
-            return smooth_l1_loss(deltas, wanted, beta=0.0, weight=weight.unsqueeze(-1), reduction="sum")
-        boxes = decode_boxes(deltas, outputs.anchors)
-        # a place without an object is compared with its own anchor: the padding's box would make 0 times infinity
-        truth = torch.where(weight.unsqueeze(-1) > 0, truth, outputs.anchors)
-        return box_iou_loss(boxes, truth, kind=self.box_loss, weight=weight, reduction="sum")
 
 
 def build_retinanet(
@@ -112,15 +107,17 @@ def build_retinanet(
     width: int = 256,
     depth: int = 4,
     assignment: str | None = None,
-    box_loss: str | None = None,
+    box_loss: str | Mapping[str, Any] | None = None,
+    class_loss: str | Mapping[str, Any] = "focal",
     smallest_anchor: int = 32,
     backbone_options: dict[str, Any] | None = None,
 ) -> RetinaNet:
     """RetinaNet on levels 3 to 7 of any backbone. `version` 1 or 2 chooses what is None; `width` and `depth` are of
-    pyramid and head; `norm` of the backbone; `smallest_anchor` in pixels, on the finest level."""
+    pyramid and head; `norm` of the backbone; `smallest_anchor` in pixels, on the finest level; `box_loss` and
+    `class_loss` as in `losses.detection`."""
     if version not in (1, 2):
         raise ValueError(f"build_retinanet: version {version}; choose 1 or 2")
-    body = build_backbone(backbone, levels=(3, 4, 5), norm=norm, **(backbone_options or {}))
+    body = build_backbone(backbone, **{"levels": (3, 4, 5), "norm": norm, **(backbone_options or {})})
     neck = FeaturePyramid(body.channels, width, extra="p6p7" if version == 1 else "p6p7_c5")
     head = TowerHead(width, len(classes), anchors=len(SCALES) * 3, depth=depth, norm=None if version == 1 else "group")
     return RetinaNet(
@@ -130,6 +127,7 @@ def build_retinanet(
         head,
         assignment=assignment or ("overlap" if version == 1 else "atss"),
         box_loss=box_loss or ("l1" if version == 1 else "giou"),
+        class_loss=class_loss,
         smallest_anchor=smallest_anchor,
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +14,13 @@ from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.heads.dense import LevelHead
 from vision.layers.conv import run_on_small_map
-from vision.losses.boxes import smooth_l1_loss
+from vision.losses.detection import read_box_loss
 from vision.losses.mining import hard_negatives
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, DenseOutputs
-from vision.models.dense import DenseDetector
+from vision.models.dense import DenseDetector, anchor_box_loss
 from vision.ops.anchor_match import default_box_assignment
 from vision.ops.assign import gather_objects
-from vision.ops.coders import decode_boxes, encode_boxes
+from vision.ops.coders import decode_boxes
 from vision.ops.default_boxes import DefaultBoxes
 from vision.ops.nms import Candidates
 from vision.ops.reduce import global_mean_count
@@ -33,6 +35,7 @@ class SSD(DenseDetector):
     """Default boxes (P, 4) on the maps of `backbone`; `logits` (B, P, C + 1) are a softmax's, background last.
 
     `candidates` boxes of each class enter NMS. Three negatives, the hardest ones, to each positive in the class loss.
+    `box_loss`: see `losses.detection`.
     """
 
     divisor = 1
@@ -49,11 +52,13 @@ class SSD(DenseDetector):
         anchors: DefaultBoxes,
         *,
         candidates: int = 400,
+        box_loss: str | Mapping[str, Any] = "smooth_l1",
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
     ):
         super().__init__(classes, mean=mean, std=std)
         self.backbone, self.head, self.anchors, self.candidates = backbone, head, anchors, candidates
+        self.box_loss = read_box_loss(box_loss, offsets=True)
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> DenseOutputs:
         images = self.prepare(images)
@@ -77,8 +82,8 @@ class SSD(DenseDetector):
         assignment = default_box_assignment(outputs.anchors, targets)
         positive = assignment.index >= 0  # (B, P)
         total = global_mean_count(positive.sum())
-        truth = encode_boxes(gather_objects(targets.boxes, assignment.index), outputs.anchors, CODER)
-        box = smooth_l1_loss(outputs.deltas, truth, weight=assignment.weight.unsqueeze(-1), reduction="sum")
+        truth = gather_objects(targets.boxes, assignment.index)  # (B, P, 4)
+        box = anchor_box_loss(self.box_loss, outputs.deltas, outputs.anchors, truth, assignment.weight, CODER)
 
         background = outputs.logits.shape[-1] - 1
         labels = torch.where(positive, gather_objects(targets.labels, assignment.index), background)
@@ -143,10 +148,12 @@ class VGGLevels(nn.Module):
         return levels
 
 
-def build_ssd(classes: ClassMap, *, size: int = 300, width: float = 1.0) -> SSD:
+def build_ssd(
+    classes: ClassMap, *, size: int = 300, width: float = 1.0, box_loss: str | Mapping[str, Any] = "smooth_l1"
+) -> SSD:
     """SSD300 or SSD512 on VGG-16: `size` 300 or 512 chooses levels and boxes; `width` multiplies the channels.
 
-    Made for images of that size; others work too, with maps of other sizes.
+    Made for images of that size; others work too, with maps of other sizes. `box_loss` as in `losses.detection`.
     """
     if size not in (300, 512):
         raise ValueError(f"build_ssd: size {size}; choose 300 or 512")
@@ -166,7 +173,7 @@ def build_ssd(classes: ClassMap, *, size: int = 300, width: float = 1.0) -> SSD:
             nn.init.zeros_(module.bias)
     # Caffe's input: bytes less their mean
     mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
-    return SSD(classes, backbone, head, anchors, mean=mean, std=std)
+    return SSD(classes, backbone, head, anchors, box_loss=box_loss, mean=mean, std=std)
 
 
 build_ssd300_vgg16 = partial(build_ssd, size=300)

@@ -6,28 +6,33 @@ assignment and soft targets), GFL (2006.04388: distances as distributions), CIoU
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from vision.backbones.darknet import CSPDarknet, yolo_norm, yolo_scale
 from vision.heads.dense import DecoupledHead
-from vision.losses.boxes import box_iou_loss, distribution_focal_loss
-from vision.losses.classification import binary_cross_entropy
+from vision.losses.boxes import distribution_focal_loss
+from vision.losses.detection import read_box_loss, read_class_loss
 from vision.models.base import DenseOutputs
-from vision.models.dense import DenseDetector, class_targets
+from vision.models.dense import DenseDetector, class_score_loss
 from vision.necks.pan import PathAggregation
 from vision.ops.assign import Assignment, gather_objects, task_aligned_assignment
 from vision.ops.points import decode_distributions, encode_distances, grid_points
 from vision.ops.reduce import global_mean_count
 from vision.structures import ClassMap, Targets
 
-__all__ = ["YOLO", "build_yolo_l", "build_yolo_m", "build_yolo_n", "build_yolo_s", "build_yolo_x"]
+__all__ = ["YOLO", "build_yolo", "build_yolo_l", "build_yolo_m", "build_yolo_n", "build_yolo_s", "build_yolo_x"]
 
 
 class YOLO(DenseDetector):
     """Anchor-free one-stage detector on strides 8, 16, 32; outputs `deltas` are 4 distributions over `bins` distances.
 
-    `topk`, `alpha`, `beta` belong to the assignment; `box_weight`, `class_weight`, `distribution_weight` to the loss.
+    `topk`, `alpha`, `beta` belong to the assignment; `box_weight`, `class_weight`, `distribution_weight` to the loss,
+    whose parts on boxes and classes are `box_loss` and `class_loss` (see `losses.detection`).
     """
 
     def __init__(
@@ -44,10 +49,13 @@ class YOLO(DenseDetector):
         class_weight: float = 1.0,
         distribution_weight: float = 1.0,
         activation: str = "silu",
+        box_loss: str | Mapping[str, Any] = "ciou",
+        class_loss: str | Mapping[str, Any] = "bce",
     ):
         # [0, 1] as it comes: the first batch norm does the rest
         super().__init__(classes, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         self.bins, self.topk, self.alpha, self.beta = bins, topk, alpha, beta
+        self.box_loss, self.class_loss = read_box_loss(box_loss), read_class_loss(class_loss)
         self.weights = {"box": box_weight, "class": class_weight, "distribution": distribution_weight}
         norm = yolo_norm
         channels, depths = yolo_scale(depth, width)
@@ -80,13 +88,8 @@ class YOLO(DenseDetector):
             )
         total = global_mean_count(assignment.weight.sum())
         losses = self._box_losses(outputs, targets, assignment)
-        losses["class"] = self._class_loss(logits, targets, assignment)
+        losses["class"] = class_score_loss(self.class_loss, logits, targets, assignment, boxes)
         return {name: value * self.weights[name] / total for name, value in losses.items()}
-
-    def _class_loss(self, logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
-        wanted = class_targets(logits, targets, assignment)
-        counted = (assignment.index >= -1).unsqueeze(-1)  # crowds are neither
-        return binary_cross_entropy(logits, wanted, weight=counted, reduction="sum")
 
     def _box_losses(self, outputs: DenseOutputs, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
         # only as many places as can be positive, a fixed number, so that most places cost nothing here
@@ -101,7 +104,7 @@ class YOLO(DenseDetector):
             deltas.unflatten(-1, (4, self.bins)), distances.clamp(0, self.bins - 1.01), reduction="none"
         )
         return {
-            "box": box_iou_loss(boxes, truth, kind="ciou", weight=weight, reduction="sum"),
+            "box": self.box_loss(boxes, truth, weight),
             "distribution": (distribution.mean(-1) * weight).sum(),
         }
 
@@ -110,26 +113,23 @@ class YOLO(DenseDetector):
         return decode_distributions(outputs.anchors[places], outputs.strides[places], deltas)
 
 
-def build_yolo_n(classes: ClassMap, *, depth: float = 1 / 3, width: float = 0.25, activation: str = "silu") -> YOLO:
-    """Nano: 3 M parameters, 8 GFLOPs at 640 px."""
-    return YOLO(classes, depth=depth, width=width, activation=activation)
+def build_yolo(
+    classes: ClassMap,
+    *,
+    depth: float,
+    width: float,
+    activation: str = "silu",
+    box_loss: str | Mapping[str, Any] = "ciou",
+    class_loss: str | Mapping[str, Any] = "bce",
+) -> YOLO:
+    """YOLO with `depth` times the blocks and `width` times the channels of the large one; losses as in
+    `losses.detection`."""
+    return YOLO(classes, depth=depth, width=width, activation=activation, box_loss=box_loss, class_loss=class_loss)
 
 
-def build_yolo_s(classes: ClassMap, *, depth: float = 1 / 3, width: float = 0.5, activation: str = "silu") -> YOLO:
-    """Small."""
-    return YOLO(classes, depth=depth, width=width, activation=activation)
-
-
-def build_yolo_m(classes: ClassMap, *, depth: float = 2 / 3, width: float = 0.75, activation: str = "silu") -> YOLO:
-    """Medium."""
-    return YOLO(classes, depth=depth, width=width, activation=activation)
-
-
-def build_yolo_l(classes: ClassMap, *, depth: float = 1.0, width: float = 1.0, activation: str = "silu") -> YOLO:
-    """Large."""
-    return YOLO(classes, depth=depth, width=width, activation=activation)
-
-
-def build_yolo_x(classes: ClassMap, *, depth: float = 1.33, width: float = 1.25, activation: str = "silu") -> YOLO:
-    """Extra large."""
-    return YOLO(classes, depth=depth, width=width, activation=activation)
+# nano: 3 M parameters, 8 GFLOPs at 640 px; then small, medium, large and extra large
+build_yolo_n = partial(build_yolo, depth=1 / 3, width=0.25)
+build_yolo_s = partial(build_yolo, depth=1 / 3, width=0.5)
+build_yolo_m = partial(build_yolo, depth=2 / 3, width=0.75)
+build_yolo_l = partial(build_yolo, depth=1.0, width=1.0)
+build_yolo_x = partial(build_yolo, depth=1.33, width=1.25)
