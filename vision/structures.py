@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Batch", "ClassMap", "Detections", "Geometry", "Sample", "Segmentation", "Target", "Targets"]
+__all__ = ["Batch", "ClassMap", "Detections", "Geometry", "LabelRule", "Sample", "Segmentation", "Target", "Targets"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class ClassMap:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def ignore(self) -> int:
+        """The label of pixels that have none of the classes, or an unknown one: 255, with more than 255 classes -1."""
+        return 255 if len(self) <= 255 else -1
 
     @classmethod
     def of(cls, classes: ClassMap | Sequence[str] | int) -> ClassMap:
@@ -85,7 +90,7 @@ class Target:
 
     boxes (N, 4) float32 · labels (N,) int64 · crowd (N,) bool: one annotation over many objects · difficult (N,) bool
     (VOC) · area (N,) float64 in pixels, of the mask where there is one · masks (N, H, W) bool or None · semantic
-    (H, W) uint8 or int32 with `ignore` = 255 (int32: -1), or None · image_id as in the files · size (height, width).
+    (H, W) uint8 or int32 with `ClassMap.ignore`, or None · image_id as in the files · size (height, width).
     Absent per-object arrays are filled with their neutral value, so N is always the number of boxes.
     """
 
@@ -173,7 +178,7 @@ class Targets(_TensorData):
     boxes (B, G, 4) float32 · labels (B, G) int64, -1 = padding · valid (B, G) bool · crowd (B, G) bool: crowds and
     `difficult` objects, neither positive nor negative in a loss · masks (M, H, W) bool, the masks of all images one
     after the other without padding, or None · mask_start (B,) int64: object g of image b has mask
-    mask_start[b] + g · semantic (B, H, W) int64 with 255 (more than 255 classes: -1) = ignore, or None.
+    mask_start[b] + g · semantic (B, H, W) int64 with `ClassMap.ignore`, or None.
     """
 
     boxes: Tensor
@@ -235,8 +240,36 @@ class Detections(_TensorData):
 
 
 @dataclass(frozen=True)
+class LabelRule:
+    """How the label of a pixel follows from the probabilities of its classes.
+
+    threshold None: the likeliest class. Else the likeliest of the classes from number `first` on, where it exceeds
+    `threshold`, and the label `none` elsewhere.
+    """
+
+    threshold: float | None = None
+    none: int = 255
+    first: int = 0
+
+    def decide(self, best: Tensor, label: Tensor) -> Tensor:
+        """Labels (..., H, W) int64 where `label` is the likeliest class from `first` on and `best` its probability."""
+        return label if self.threshold is None else label.where(best > self.threshold, self.none)
+
+    def labels(self, scores: Tensor) -> Tensor:
+        """Labels (..., H, W) int64 of probabilities (..., C, H, W)."""
+        if self.threshold is None:
+            return scores.argmax(-3)
+        best, label = scores[..., self.first :, :, :].max(-3)
+        return self.decide(best, label + self.first)
+
+
+@dataclass(frozen=True)
 class Segmentation(_TensorData):
-    """The class of each pixel: labels (H, W) int64, and scores (C, H, W) in [0, 1] where they were asked for."""
+    """The class of each pixel: labels (H, W) int64, and scores (C, H, W) in [0, 1] where they were asked for.
+
+    `rule` is how the labels follow from the scores, at any resolution.
+    """
 
     labels: Tensor
     scores: Tensor | None = None
+    rule: LabelRule = LabelRule()

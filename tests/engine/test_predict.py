@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from vision.data.masks import value_table
 from vision.data.resize import Preprocess
+from vision.engine.output import write_class_map
 from vision.engine.predict import predict, predict_to_folder
 from vision.media.video import VideoReader, VideoWriter
+from vision.models import build_model
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
-from vision.structures import Detections, Segmentation
+from vision.structures import ClassMap, Detections, Segmentation
 
 
 class BrightBox(VisionModel):
@@ -139,6 +142,69 @@ def test_score_maps_on_request(folder):
     assert scores[0, :, :60].min() > 0.9 and scores[1, :, 68:].min() > 0.9
     with pytest.raises(ValueError, match="semantic"):
         predict_to_folder(BrightBox(), folder / "in" / "a.png", folder / "other", progress=False, scores=True)
+
+
+def test_scores_of_a_video_are_refused_before_anything_is_written(folder):
+    with pytest.raises(ValueError, match=r"clip\.mp4 is a video"):
+        predict_to_folder(Halves(), [folder / "in", folder / "clip.mp4"], folder / "out", progress=False, scores=True)
+    assert not [p for p in folder.iterdir() if "out" in p.name]
+
+
+def test_scores_come_with_predictions_on_request():
+    (plain,), (scored,) = predict(Halves(), picture()), predict(Halves(), picture(), scores=True)
+    assert plain.segmentation.scores is None
+    assert scored.segmentation.scores.shape == (2, 96, 128)
+    assert torch.equal(plain.segmentation.labels, scored.segmentation.labels)
+
+
+def test_class_maps_of_more_than_255_classes_have_16_bits(tmp_path):
+    labels = torch.tensor([[0, 255, 299, -1]])
+    classes = ClassMap.of(300)
+    write_class_map(tmp_path / "masks" / "a.png", labels, classes)
+    assert cv2.imread(str(tmp_path / "masks" / "a.png"), cv2.IMREAD_UNCHANGED).tolist() == [[0, 255, 299, 65535]]
+    table = value_table(classes, {}, "")  # they can be read again as a data set
+    assert table[[0, 255, 299, 65535]].tolist() == [0, 255, 299, -1]
+    write_class_map(tmp_path / "b.png", torch.tensor([[0, 254, 255]]), ClassMap.of(255))
+    found = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
+    assert (found.dtype, found.tolist()) == (np.uint8, [[0, 254, 255]])
+
+
+def tiny_joint(name):
+    torch.manual_seed(0)
+    options = {"hidden": 16} if name == "panoptic_fpn" else {"depth": 1}
+    options |= {"backbone": "resnet18", "width": 64, "backbone_options": {"width": 0.25}}
+    model = build_model(name, ClassMap(("thing", "stuff"), things=(True, False)), **options)
+    model.preprocess = Preprocess((64, 64), "letterbox")
+    return model
+
+
+def test_multi_task_models_write_boxes_and_class_maps(folder):
+    model = tiny_joint("multi_task")
+    (found,) = predict(model, picture(), score_threshold=0.0)
+    assert found.segmentation.labels.shape == (96, 128)
+    assert len(found.detections) > 0
+    counts = predict_to_folder(model, folder / "in", folder / "out", progress=False)
+    assert {"images", "frames", "objects"} == set(counts)
+    assert isinstance(json.loads((folder / "out" / "predictions.json").read_text()), list)
+    assert cv2.imread(str(folder / "out" / "masks" / "deep" / "a.png"), cv2.IMREAD_UNCHANGED).shape == (64, 64)
+    drawn = cv2.imread(str(folder / "out" / "a.png"))
+    assert (drawn[90:, 100:] != 30).any()  # the colours of the classes lie over the picture
+
+
+def test_panoptic_models_write_their_segments(folder):
+    model = tiny_joint("panoptic_fpn")
+    with torch.no_grad():
+        model.semantic_head.classifier.bias.copy_(torch.tensor([-50.0, 50.0]))
+    (found,) = predict(model, picture(), score_threshold=0.3)
+    assert found.panoptic.ids.shape == (96, 128)
+    assert set(found.segmentation.labels.unique().tolist()) <= {0, 1, 255}
+    predict_to_folder(model, folder / "in", folder / "out", progress=False)
+    content = json.loads((folder / "out" / "panoptic.json").read_text())
+    assert [(row["image_id"], row["file_name"]) for row in content["annotations"]] == [
+        ("a.png", "a.png"), ("deep/a.png", "deep_a.png"),
+    ]  # fmt: skip
+    assert cv2.imread(str(folder / "out" / "panoptic" / "deep_a.png")).shape == (64, 64, 3)
+    assert cv2.imread(str(folder / "out" / "deep" / "a.png")).shape == (64, 64, 3)
 
 
 def test_crf_moves_the_border_to_the_edge_in_the_image():

@@ -101,6 +101,16 @@ def test_any_channel_count(channels):
         model(torch.rand(1, channels + 1, 9, 10))
 
 
+def test_a_model_of_one_channel_reads_colours_as_grey():
+    model = tiny(2, in_channels=1).eval()
+    colours = torch.randint(0, 256, (1, 3, 9, 10), dtype=torch.uint8)
+    grey = (0.299 * colours[:, :1] + 0.587 * colours[:, 1:2] + 0.114 * colours[:, 2:]) / 255
+    with torch.no_grad():
+        expected = model(grey).logits
+        torch.testing.assert_close(model(colours).logits, expected)
+        torch.testing.assert_close(model(colours / 255).logits, expected)
+
+
 def test_valid_convolutions_see_a_mirrored_border():
     model = tiny(2, valid=True).eval()
     images = torch.rand(1, 3, 21, 34)
@@ -171,9 +181,46 @@ def test_encoding_is_the_papers_sum():
 
 def test_present_classes_do_not_count_ignored_pixels():
     labels = torch.tensor([[[0, 2], [255, 2]], [[255, 255], [255, 255]]])
-    assert present_classes(labels, 3).tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert present_classes(torch.tensor([[[0, 1]], [[0, 255]]]), 1).tolist() == [[1], [0]]
-    assert present_classes(torch.tensor([[[[0, 1]], [[255, 0]]]]), 2, multilabel=True).tolist() == [[1, 0]]
+    truth, known = present_classes(labels, 3)
+    assert truth.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert known.tolist() == [[True] * 3, [False] * 3]
+    assert present_classes(torch.tensor([[[0, 1]], [[0, 255]]]), 1)[0].tolist() == [[1], [0]]
+    truth, known = present_classes(torch.tensor([[[[0, 1]], [[255, 255]]]]), 2)
+    assert (truth.tolist(), known.tolist()) == ([[1, 0]], [[True, False]])
+
+
+def test_presence_is_not_learnt_from_an_image_without_a_known_pixel():
+    model = build_model("encnet", 3, backbone="resnet18", width=8, backbone_options={"width": 0.125})
+    known, unknown = torch.zeros(1, 8, 8).long(), torch.full((1, 8, 8), 255)
+    presence = torch.tensor([[1.0, -2.0, 0.5], [3.0, 3.0, 3.0]])[..., None, None]
+    outputs = SegmentOutputs(torch.zeros(2, 3, 8, 8), [presence])
+    both = model.loss(outputs, semantic(torch.cat([known, unknown])))["presence"]
+    # class 0 is there: -log of sigmoid(1), 1 - sigmoid(-2), 1 - sigmoid(0.5), and the paper's weight of 0.2
+    expected = 0.2 * F.binary_cross_entropy_with_logits(presence[0, :, 0, 0], torch.tensor([1.0, 0, 0]))
+    torch.testing.assert_close(both, expected)
+    assert model.loss(outputs, semantic(torch.cat([unknown, unknown])))["presence"] == 0
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_plus_plus"])
+def test_u_nets_take_the_levels_that_a_network_of_timm_has(name):
+    pytest.importorskip("timm")
+    model = build_model(name, 3, backbone="timm:pvt_v2_b0").eval()
+    assert model.backbone.levels == (2, 3, 4, 5)
+    assert model(torch.rand(1, 3, 33, 47)).logits.shape == (1, 3, 33, 47)
+
+
+def test_a_network_that_cannot_dilate_says_what_to_set():
+    pytest.importorskip("timm")
+    for backbone in ("timm:pvt_v2_b0", "timm:vgg11"):  # timm raises TypeError or AssertionError
+        with pytest.raises(ValueError, match="`output_stride: 32`"):
+            build_model("fcn", 3, backbone=backbone)
+    assert build_model("fcn", 3, backbone="timm:pvt_v2_b0", output_stride=32).backbone.strides == (16, 32)
+
+
+@pytest.mark.parametrize("name", ["fcn_8s", "fcn_16s", "fcn_32s"])
+def test_skip_networks_take_options_of_their_backbone(name):
+    model = build_model(name, 3, backbone="resnet18", hidden=4, backbone_options={"width": 0.125})
+    assert model.backbone.channels[-1] == 64  # 512 / 8
 
 
 @pytest.mark.slow

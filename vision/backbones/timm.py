@@ -13,8 +13,8 @@ __all__ = ["TimmBackbone"]
 class TimmBackbone(Backbone):
     """timm's network `name` under the backbone contract; level i is its last feature map of stride 2**i.
 
-    `output_stride` is timm's own dilation; norm, activation and width are the network's: ValueError for others, for an
-    unknown name, and ImportError with the command to install timm where it is absent.
+    `output_stride` is timm's own dilation, which some networks lack; norm, activation and width are the network's:
+    ValueError for others, for an unknown name, and ImportError with the command to install timm where it is absent.
     """
 
     def __init__(self, name: str, options: BackboneOptions):
@@ -33,14 +33,24 @@ class TimmBackbone(Backbone):
         index_of = {stride.bit_length() - 1: index for index, stride in enumerate(strides)}
         self.levels = options.chosen_levels(sorted(index_of))
         dilated = {} if options.output_stride == 32 else {"output_stride": options.output_stride}
-        self.network = timm.create_model(
-            name,
-            features_only=True,
-            in_chans=options.in_channels,
-            drop_path_rate=options.drop_path,
-            out_indices=tuple(index_of[level] for level in self.levels),
-            **dilated,
-        )
+        dropped = {"drop_path_rate": options.drop_path} if options.drop_path else {}  # which some networks lack
+        try:
+            self.network = timm.create_model(
+                name,
+                features_only=True,
+                in_chans=options.in_channels,
+                out_indices=tuple(index_of[level] for level in self.levels),
+                **dilated,
+                **dropped,
+            )
+        except (TypeError, AssertionError) as error:  # of the constructor, which takes no such option
+            if not dilated and not dropped:
+                raise
+            asked = ", ".join(f"{option} {value}" for option, value in (dilated | dropped).items())
+            raise ValueError(
+                f"backbone 'timm:{name}': this network cannot be built with {asked} ({error or 'refused by timm'}); "
+                "set `output_stride: 32`" + (" and `drop_path: 0`" if dropped else "")
+            ) from None
         self.channels = tuple(self.network.feature_info.channels())
         self.strides = tuple(self.network.feature_info.reduction())
 

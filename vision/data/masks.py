@@ -57,10 +57,13 @@ def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
 
 
 def value_table(classes: ClassMap, values: Mapping[int, str], origin: str) -> np.ndarray:
-    """labels (K,) int32 of `ClassMasks`: the ids of the classes, 255 ignored, then a card's `values` (value -> class
-    name or "ignore"). DataError names a class that is not known."""
+    """labels (K,) int32 of `ClassMasks`: the ids of the classes, 255 ignored (with more than 255 classes 65535 too),
+    then a card's `values` (value -> class name or "ignore"). DataError names a class that is not known."""
     table = np.full(max(256, *(int(value) + 1 for value in (*classes.ids, *values))), -2, np.int32)
     table[255] = -1
+    if len(classes) > 255:
+        table = np.pad(table, (0, max(0, 65536 - len(table))), constant_values=-2)
+        table[65535] = -1  # what predictions of so many classes have there
     table[list(classes.ids)] = np.arange(len(classes))
     for value, name in values.items():
         table[int(value)] = _label(classes, name, f"{origin}: values: {value}")

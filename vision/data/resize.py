@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from vision.structures import Detections, Geometry, Segmentation, Target
 __all__ = ["MODES", "Placement", "Preprocess", "restore_boxes", "restore_detections", "restore_segmentation"]
 
 MODES = ("letterbox", "stretch", "keep", "shorter_side")
+CLASSES_AT_ONCE = 4  # whose scores are held at the source's resolution while labels are read
 TIGHT_MULTIPLE = 32  # letterbox(tight=True) pads to this, the divisor of most models
 
 
@@ -53,12 +54,15 @@ class Preprocess:
     stretch: resized to exactly `size` · keep: left as it is; `size` is then the size of training crops ·
     shorter_side: scaled by one factor so that the shorter side has size[0] pixels and the longer one at most size[1],
     whichever way round the image is (torchvision's detectors); not padded.
-    `size` is (height, width); one integer means a square.
+    `size` is (height, width); one integer means a square. `scale`, where it is known, is the factor by which images
+    were resized in training (`learnt_from`): images of other sizes that are cut into tiles are resized by that one
+    (`for_tiles`); with keep, all images are.
     """
 
     size: tuple[int, int]
     mode: str = "letterbox"
     pad: int = 114
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else tuple(int(side) for side in self.size)
@@ -69,21 +73,36 @@ class Preprocess:
             raise ValueError(f"Preprocess: mode {self.mode!r}; expected one of {', '.join(MODES)}")
         if not 0 <= self.pad <= 255:
             raise ValueError(f"Preprocess: pad {self.pad}; expected a grey value in 0..255")
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"Preprocess: scale {self.scale}; expected a factor above 0, or None")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"size": list(self.size), "mode": self.mode, "pad": self.pad}
+        known = {} if self.scale is None else {"scale": self.scale}
+        return {"size": list(self.size), "mode": self.mode, "pad": self.pad, **known}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Preprocess:
         """The Preprocess that `to_dict` described. ValueError names keys that it does not have."""
         unknown = set(content) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise ValueError(f"Preprocess: unknown {', '.join(sorted(unknown))}; known are size, mode, pad")
+            raise ValueError(f"Preprocess: unknown {', '.join(sorted(unknown))}; known are size, mode, pad, scale")
         return cls(**content)
 
     def resized(self, size: tuple[int, int]) -> Preprocess:
         """The same for another network size."""
         return dataclasses.replace(self, size=size)
+
+    def learnt_from(self, sizes: Sequence[tuple[int, int]]) -> Preprocess:
+        """The same with the `scale` that training images of `sizes` (height, width) are resized by: the median of the
+        mean of both sides' factors. With keep nothing is resized, and nothing changes."""
+        if self.mode == "keep" or not len(sizes):
+            return self
+        factors = [float(np.mean(self.fit(size))) for size in sizes]
+        return dataclasses.replace(self, scale=float(np.median(factors)))
+
+    def for_tiles(self) -> Preprocess:
+        """How large images are prepared that are looked at in tiles: resized by `scale`, not at all without one."""
+        return dataclasses.replace(self, mode="keep")
 
     def fit(self, source: tuple[int, int], size: tuple[int, int] | None = None) -> tuple[float, float]:
         """The factors (y, x) by which an image of `source` = (height, width) is resized for `size` (default: own)."""
@@ -93,7 +112,7 @@ class Preprocess:
             return (min(factors),) * 2
         if self.mode == "shorter_side":
             return (min(self.size[0] / min(source), self.size[1] / max(source)),) * 2
-        return factors if self.mode == "stretch" else (1.0, 1.0)
+        return factors if self.mode == "stretch" else (self.scale or 1.0,) * 2
 
     def content_size(self, source: tuple[int, int]) -> tuple[int, int]:
         """Height and width that an image of `source` = (height, width) has after resizing, without padding."""
@@ -144,17 +163,32 @@ def restore_detections(detections: Detections, geometry: Geometry, i: int = 0) -
     return dataclasses.replace(detections, boxes=restore_boxes(detections.boxes, geometry, i), masks=masks)
 
 
-def restore_segmentation(segmentation: Segmentation, geometry: Geometry, i: int = 0) -> Segmentation:
+def restore_segmentation(
+    segmentation: Segmentation, geometry: Geometry, i: int = 0, *, scores: bool = True
+) -> Segmentation:
     """The segmentation of network image `i` at the resolution of its source image.
 
-    Where there are scores they are interpolated linearly and the labels are their arg max; else labels are taken from
-    the nearest pixel.
+    Where there are scores they are interpolated linearly and the labels follow from them by the segmentation's rule;
+    else labels are taken from the nearest pixel. Without `scores` the labels are the same and come alone: the scores of
+    a few classes at a time are in memory.
     """
-    if segmentation.scores is not None:
-        scores = _to_source(segmentation.scores[None].float(), geometry, i, 0.0)[0]
-        return Segmentation(scores.argmax(0), scores)
-    labels = _to_source(segmentation.labels[None, None].float(), geometry, i, 255.0, mode="nearest-exact")[0, 0]
-    return Segmentation(labels.long())
+    rule = segmentation.rule
+    if segmentation.scores is None:
+        labels = segmentation.labels[None, None].double()  # exact for any label
+        return Segmentation(_to_source(labels, geometry, i, rule.none, mode="nearest-exact")[0, 0].long(), None, rule)
+    if scores:
+        restored = _to_source(segmentation.scores[None].float(), geometry, i, 0.0)[0]
+        return Segmentation(rule.labels(restored), restored, rule)
+    best = label = None
+    for start in range(rule.first, len(segmentation.scores), CLASSES_AT_ONCE):
+        part = segmentation.scores[start : start + CLASSES_AT_ONCE].float()
+        value, place = _to_source(part[None], geometry, i, 0.0)[0].max(0)
+        if best is None:
+            best, label = value, place + start
+        else:
+            label = torch.where(value > best, place + start, label)
+            best = torch.maximum(best, value)
+    return Segmentation(rule.decide(best, label), None, rule)
 
 
 def _to_source(maps: Tensor, geometry: Geometry, i: int, outside: float, mode: str = "bilinear") -> Tensor:

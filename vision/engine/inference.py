@@ -17,7 +17,7 @@ from vision.models import VisionModel
 from vision.ops.crf import dense_crf
 from vision.structures import Detections, Geometry, Segmentation
 
-__all__ = ["Inference", "preprocess_of", "stack_images"]
+__all__ = ["Inference", "JointInference", "check_channels", "preprocess_of", "stack_images"]
 
 
 def preprocess_of(model: VisionModel) -> Preprocess:
@@ -25,6 +25,16 @@ def preprocess_of(model: VisionModel) -> Preprocess:
     (detection), or in full resolution (semantic segmentation)."""
     known = getattr(model, "preprocess", None)
     return known or Preprocess((640, 640), "keep" if model.task == "semantic" else "letterbox")
+
+
+def check_channels(model: VisionModel) -> None:
+    """ValueError unless images as they are read, RGB, serve `model`: it has 3 channels, or 1 and is semantic (grey)."""
+    channels = model.mean.shape[1]
+    if channels != 3 and not (channels == 1 and model.task == "semantic"):
+        raise ValueError(
+            f"a {model.task} model of {channels} channels; images are read as RGB: expected in_channels 3, or 1 (grey) "
+            "of a semantic model; for others call the model itself with tensors of yours"
+        )
 
 
 def stack_images(images: Sequence[np.ndarray], pad: int) -> Tensor:
@@ -40,9 +50,12 @@ class Inference:
     """A model made ready for inference, with its options; called with prepared images or with plain ones.
 
     The model itself is not touched: the copy used here is in evaluation mode, has its batch norms folded into its
-    convolutions (`fold`) and lies on `device` in channels_last. `tile` cuts larger images of a segmentation model into
-    overlapping squares of that side; `tta` averages over flips and scales; `crf` refines the borders by a dense CRF
-    with DeepLab v2's parameters. `options` go to `decode`.
+    convolutions (`fold`) and lies on `device` in channels_last. `options` go to `decode`.
+
+    Of segmentation models: `tile` cuts images into overlapping squares of that side. They are resized by the factor
+    that training used, not to its size (`Preprocess.for_tiles`), and stay on the host with the sums: the device holds
+    one tile. `tta` averages over flips and scales; `crf` refines the borders by a dense CRF with DeepLab v2's
+    parameters. `scores` keeps the probabilities of all classes at the source's resolution beside the labels.
     """
 
     def __init__(
@@ -55,16 +68,20 @@ class Inference:
         tile: int | None = None,
         tta: bool = False,
         crf: bool = False,
+        scores: bool = True,
         **options: Any,
     ):
         if (tile or tta or crf) and model.task != "semantic":
             raise ValueError(f"tile, tta and crf are for semantic segmentation; this model's task is {model.task!r}")
+        check_channels(model)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.classes, self.task, self.preprocess = model.classes, model.task, preprocess_of(model)
         ready = fold_batch_norms(model) if fold else copy.deepcopy(model).eval()
         self.model = ready.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.tile, self.tta, self.crf = tile, tta, crf
+        if tile:
+            self.preprocess = self.preprocess.for_tiles()
+        self.tile, self.tta, self.crf, self.scores = tile, tta, crf, scores
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
@@ -86,13 +103,14 @@ class Inference:
             torch.tensor([placement.offset for placement in placements]),
             torch.tensor([placement.source for placement in placements]),
         )
-        images = images.to(self.device, non_blocking=True)
-        sizes = torch.tensor([placement.size for placement in placements], device=self.device)
+        if not self.tile:
+            images = images.to(self.device, non_blocking=True)
+        sizes = torch.tensor([placement.size for placement in placements], device=images.device)
         if self.task == "semantic":
             found = self._segment(images, sizes)
             if self.crf:
                 found = [_refined(one, image) for one, image in zip(found, images)]
-            return [restore_segmentation(one, geometry, i) for i, one in enumerate(found)]
+            return [restore_segmentation(one, geometry, i, scores=self.scores) for i, one in enumerate(found)]
         with autocast(self.device, self.precision):
             outputs = self.model(images)
         return self._decode(outputs, sizes, geometry)
@@ -116,10 +134,21 @@ class Inference:
         return self.model.decode(outputs, sizes, scores=True, **self.options)
 
 
+class JointInference(Inference):
+    """Inference of a model of several tasks: the detections and the class map of each image, from one forward pass."""
+
+    def _decode(self, outputs: Any, sizes: Tensor, geometry: Geometry) -> list[tuple[Detections, Segmentation]]:
+        found = super()._decode(outputs, sizes, geometry)
+        maps = self.model.decode_semantic(outputs, sizes, scores=True)
+        return [(one, restore_segmentation(pixels, geometry, i, scores=False))
+                for i, (one, pixels) in enumerate(zip(found, maps))]  # fmt: skip
+
+
 def _refined(found: Segmentation, image: Tensor) -> Segmentation:
     """`found` after the dense CRF on its own part of the prepared image (3, H, W)."""
     height, width = found.labels.shape
-    if found.scores is None or len(found.scores) < 2 or found.scores.shape[0] <= int(found.labels.max()):
+    alone = found.rule.threshold is not None and found.rule.first == 0
+    if found.scores is None or len(found.scores) < 2 or alone:
         raise ValueError("crf: it needs the probabilities of two or more classes, of which each pixel has one")
     scores = dense_crf(found.scores, image[:, :height, :width])
-    return Segmentation(scores.argmax(0), scores)
+    return Segmentation(found.rule.labels(scores), scores, found.rule)

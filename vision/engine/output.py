@@ -11,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 from torch import Tensor
 
 from vision.engine.files import write_text
 from vision.structures import ClassMap, Detections
 
-__all__ = ["JsonList", "coco_results", "output_folder", "write_json"]
+__all__ = ["JsonList", "coco_results", "output_folder", "write_class_map", "write_image", "write_json"]
 
 
 @contextlib.contextmanager
@@ -45,6 +46,21 @@ def output_folder(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, content: Any) -> None:
     """Writes JSON (NaN is refused) to `path`, whole or not at all."""
     write_text(Path(path), json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes RGB uint8 (H, W, 3), or one channel (H, W) of uint8 or uint16, in the format of the path's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    if not cv2.imwrite(str(path), pixels):
+        raise OSError(f"could not write {path}")
+
+
+def write_class_map(path: Path, labels: Tensor, classes: ClassMap) -> None:
+    """Writes labels (H, W) as an index PNG of 8 bits, where a pixel of no class is 255; with more than 255 classes of
+    16 bits, where it is 65535."""
+    numbers = labels.cpu().numpy()
+    write_image(path, numbers.astype(np.uint8 if len(classes) <= 255 else np.uint16))
 
 
 class JsonList:

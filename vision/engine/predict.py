@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+import torch
 
-from vision.engine.inference import Inference
-from vision.engine.output import JsonList, coco_results, output_folder
+from vision.engine.inference import Inference, JointInference
+from vision.engine.output import output_folder, write_image
+from vision.engine.panoptic import PanopticFound, PanopticInference
+from vision.engine.prediction_files import PredictionFiles
 from vision.engine.sources import Frame, Source, find_sources, frames
 from vision.media.draw import draw_detections, draw_segmentation
 from vision.media.video import VideoReader, VideoWriter
+from vision.metrics import PanopticMap
 from vision.models import VisionModel
 from vision.structures import ClassMap, Detections, Segmentation
 
@@ -25,7 +28,8 @@ SCORE = 0.3  # what is shown to people; evaluation goes lower
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in one picture: `detections` or `segmentation`, in its own pixels.
+    """What was found in one picture: `detections`, `segmentation`, or both (panoptic and multi-task models), in its
+    own pixels. Of a panoptic model `panoptic` are the segments, and the segmentation says their classes.
 
     image RGB uint8 (H, W, 3) · source: the path, camera number or "array" · frame: number within a video, else 0.
     """
@@ -36,12 +40,16 @@ class Prediction:
     classes: ClassMap
     detections: Detections | None = None
     segmentation: Segmentation | None = None
+    panoptic: PanopticMap | None = None
 
     def draw(self) -> np.ndarray:
-        """The picture with boxes, masks and names, or with the colours of its classes, RGB uint8 (H, W, 3)."""
-        if self.detections is not None:
+        """The picture under the colours of its classes, and with boxes, masks and names, RGB uint8 (H, W, 3)."""
+        if self.segmentation is None:
             return draw_detections(self.image, self.detections, self.classes)
-        return draw_segmentation(self.image, self.segmentation, self.classes)
+        drawn = draw_segmentation(self.image, self.segmentation, self.classes)
+        if self.detections is None:
+            return drawn
+        return draw_detections(drawn, replace(self.detections, masks=None), self.classes)  # the colours are there
 
 
 def predict(
@@ -56,11 +64,13 @@ def predict(
     tile: int | None = None,
     tta: bool = False,
     crf: bool = False,
+    scores: bool = False,
 ) -> Iterator[Prediction]:
     """Yields a Prediction for every image and every frame of `sources`, one at a time: memory does not grow.
 
     `sources`: an image, a folder, a glob, a video, a camera number, an RGB array, or a list of these. The images are
-    prepared as in the model's training. ValueError names a source that is missing or cannot be decoded.
+    prepared as in the model's training. `scores`: a segmentation has its class probabilities too. ValueError names a
+    source that is missing or cannot be decoded.
     """
     inference = _inference(
         model,
@@ -72,6 +82,7 @@ def predict(
         tile=tile,
         tta=tta,
         crf=crf,
+        scores=scores,
     )
     return (_predict_one(inference, frame) for source in find_sources(sources) for frame in frames(source))
 
@@ -84,19 +95,40 @@ def _inference(
     max_detections: int | None = None,
     **options: Any,
 ) -> Inference:
-    """`options` are those of Inference itself: device, precision, tile, tta, crf."""
+    """`options` are those of Inference itself: device, precision, tile, tta, crf, scores."""
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"predict: score threshold {score_threshold}; expected a number in 0..1")
+    if options.get("scores") and model.task != "semantic":
+        raise ValueError(f"scores: maps of class scores are of semantic segmentation; this is {model.task}")
     decoding = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
-    return Inference(model, **options, **({} if model.task == "semantic" else decoding))
+    if model.task == "semantic":
+        return Inference(model, **options)
+    kind = Inference
+    if model.task == "panoptic":
+        kind = PanopticInference if hasattr(model, "decode_panoptic") else JointInference
+    return kind(model, **options, **decoding)
 
 
 def _predict_one(inference: Inference, frame: Frame) -> Prediction:
     (result,) = inference([frame.image])
     source = frame.source
     place = "array" if source.kind == "array" else str(source.place)
-    kind = "segmentation" if isinstance(result, Segmentation) else "detections"
-    return Prediction(frame.image, place, frame.number, inference.classes, **{kind: result})
+    if isinstance(result, PanopticFound):
+        pixels = _classes_of(result.segments, inference.classes)
+        found = {"detections": result.detections, "segmentation": pixels, "panoptic": result.segments}
+    elif isinstance(result, tuple):
+        found = dict(zip(("detections", "segmentation"), result))
+    else:
+        found = {"segmentation" if isinstance(result, Segmentation) else "detections": result}
+    return Prediction(frame.image, place, frame.number, inference.classes, **found)
+
+
+def _classes_of(segments: PanopticMap, classes: ClassMap) -> Segmentation:
+    """The class of each pixel of a panoptic map."""
+    labels = torch.full_like(segments.ids, classes.ignore, dtype=torch.int64)
+    for number, label in zip(segments.segment_ids, segments.labels):
+        labels = label.where(segments.ids == number, labels)
+    return Segmentation(labels)
 
 
 def predict_to_folder(
@@ -112,26 +144,28 @@ def predict_to_folder(
     """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames (and objects).
 
     Annotated pictures keep their names, videos their frame rate and size. Detections also go to predictions.json
-    (COCO's results format plus `file_name` and `frame`), the class maps of single images to masks/NAME.png and, with
-    `scores`, their class probabilities (C, H, W) in half precision to scores/NAME.npy.
+    (COCO's results format plus `file_name` and `frame`), of single images the class maps to masks/NAME.png (see
+    `write_class_map`), panoptic ones to panoptic.json and panoptic/NAME.png and, with `scores`, class probabilities
+    (C, H, W) in half precision to scores/NAME.npy; ValueError where there is a video then.
     `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
     """
     from tqdm import tqdm
 
     found = find_sources(sources)
-    inference = _inference(model, **options)
-    if scores and inference.task != "semantic":
-        raise ValueError(f"scores: maps of class scores are of semantic segmentation; this is {inference.task}")
+    inference = _inference(model, scores=scores, **options)
+    moving = [source.name for source in found if source.kind in ("video", "camera")]
+    if scores and moving:
+        raise ValueError(f"scores: {moving[0]} is a video; class probabilities are written of images: give its frames")
     counts = {"images": 0, "frames": 0}
     shown = progress and len(found) > 1
-    with output_folder(out) as folder, _Results(folder, inference, scores) as results:
+    with output_folder(out) as folder, PredictionFiles(folder, inference, scores) as results:
         named = zip(_distinct_names(found), found)
         for name, source in tqdm(named, total=len(found), unit="source", disable=not shown, leave=False):
             if source.kind in ("image", "array"):
                 (frame,) = frames(source)
                 prediction = _predict_one(inference, frame)
-                _write_image(folder / name, prediction.draw())
-                results.add(prediction, name)
+                write_image(folder / name, prediction.draw())
+                results.add(prediction, name, alone=True)
                 counts["images"] += 1
             else:
                 counts["frames"] += _predict_video(inference, source, folder / name, results, max_frames, progress)
@@ -139,7 +173,7 @@ def predict_to_folder(
 
 
 def _predict_video(
-    inference: Inference, source: Source, path: Path, results: _Results, max_frames: int | None, progress: bool
+    inference: Inference, source: Source, path: Path, results: PredictionFiles, max_frames: int | None, progress: bool
 ) -> int:
     """Writes one annotated video; how many frames it has."""
     from tqdm import tqdm
@@ -153,7 +187,7 @@ def _predict_video(
                 break
             prediction = _predict_one(inference, Frame(image, source, number))
             writer.write(prediction.draw())
-            results.add(prediction, path.name)
+            results.add(prediction, path.name, alone=False)
             seen += 1
     return seen
 
@@ -176,40 +210,3 @@ def _distinct_names(sources: Iterable[Source]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _write_image(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    if not cv2.imwrite(str(path), pixels):
-        raise OSError(f"could not write {path}")
-
-
-class _Results:
-    """What goes beside the pictures: predictions.json for detections, masks/ (and scores/) for class maps."""
-
-    def __init__(self, folder: Path, inference: Inference, scores: bool):
-        self.masks = folder / "masks"
-        self.scores = folder / "scores" if scores else None
-        self.list = None if inference.task == "semantic" else JsonList(folder / "predictions.json")
-        self.counts = {} if self.list is None else {"objects": 0}
-
-    def add(self, prediction: Prediction, name: str) -> None:
-        if self.list is not None:
-            self.counts["objects"] += len(prediction.detections)
-            named = {"file_name": name, "frame": prediction.frame}
-            self.list.extend(coco_results(prediction.detections, prediction.classes, name, **named))
-        elif Path(name).suffix.lower() not in (".mp4", ".avi", ".mkv", ".mov"):
-            labels = prediction.segmentation.labels.cpu().numpy()
-            _write_image((self.masks / name).with_suffix(".png"), labels.astype(np.uint8))
-            if self.scores is not None:
-                path = (self.scores / name).with_suffix(".npy")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, prediction.segmentation.scores.half().cpu().numpy())
-
-    def __enter__(self) -> _Results:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.list is not None:
-            self.list.__exit__(*error)

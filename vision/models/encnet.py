@@ -14,7 +14,7 @@ from vision.layers.encoding import Encoding
 from vision.layers.norm import Norm
 from vision.losses.classification import binary_cross_entropy
 from vision.models.base import SegmentOutputs
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, class_answers, logit_channels
 from vision.structures import ClassMap, Targets
 
 __all__ = ["EncNet", "EncodingHead", "build_encnet", "present_classes"]
@@ -50,27 +50,34 @@ class EncNet(Segmenter):
     presence_weight = 0.2
 
     def loss(self, outputs: SegmentOutputs, targets: Targets) -> dict[str, Tensor]:
-        """The Segmenter's terms and "presence", the paper's semantic encoding loss (section 3.2)."""
+        """The Segmenter's terms and "presence", the paper's semantic encoding loss (section 3.2), over the images
+        of which a pixel is known."""
         presence, *auxiliary = outputs.auxiliary
         losses = super().loss(SegmentOutputs(outputs.logits, auxiliary), targets)
-        truth = present_classes(targets.semantic, presence.shape[1], multilabel=self.mode == "multilabel")
-        losses["presence"] = self.presence_weight * binary_cross_entropy(presence[..., 0, 0], truth)
+        labels = targets.semantic
+        if self.mode != "multilabel" or len(self.classes) == 1:
+            labels = class_answers(labels, self.classes, self.mode)
+        truth, known = present_classes(labels, presence.shape[1], self.classes.ignore)
+        weight = known.float()
+        terms = binary_cross_entropy(presence[..., 0, 0], truth, weight=weight, normaliser=weight.sum().clamp(min=1))
+        losses["presence"] = self.presence_weight * terms
         return losses
 
 
-def present_classes(labels: Tensor, classes: int, *, multilabel: bool = False) -> Tensor:
-    """(B, classes) float32: 1 where any pixel of labels (B, H, W) has the class; with one class, where any label is 1.
+def present_classes(labels: Tensor, classes: int, ignore: int = 255) -> tuple[Tensor, Tensor]:
+    """(B, classes) float32, 1 where any pixel has the class; and (B, classes) bool, where any pixel is known at all.
 
-    `multilabel`: labels (B, classes, H, W) of 0, 1 and 255.
+    labels (B, H, W) of 0..classes-1 and `ignore`, with one class of 0, 1 and `ignore`; or masks (B, classes, H, W).
     """
-    if multilabel:
-        return (labels == 1).flatten(2).any(2).float()
-    if classes == 1:
-        return (labels == 1).flatten(1).any(1, keepdim=True).float()
+    if labels.ndim == 3 and classes == 1:
+        labels = labels[:, None]
+    if labels.ndim == 4:
+        return (labels == 1).flatten(2).any(2).float(), (labels != ignore).flatten(2).any(2)
     flat = labels.flatten(1)
-    known = (flat >= 0) & (flat < classes)
+    inside = (flat >= 0) & (flat < classes)
     counts = torch.zeros(len(flat), classes + 1, device=labels.device)
-    return (counts.scatter(1, torch.where(known, flat, classes), 1.0))[:, :classes]
+    truth = (counts.scatter(1, torch.where(inside, flat, classes), 1.0))[:, :classes]
+    return truth, (flat != ignore).any(1, keepdim=True).expand_as(truth)
 
 
 def build_encnet(

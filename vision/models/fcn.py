@@ -46,11 +46,12 @@ def _build_skip_network(
     levels: tuple[int, ...],
     backbone: str,
     hidden: int,
+    backbone_options: dict[str, Any] | None,
     in_channels: int,
     loss: str | dict,
     mode: str,
 ) -> Segmenter:
-    features = build_features(backbone, levels, in_channels)
+    features = build_features(backbone, levels, in_channels, backbone_options)
     head = SkipHead(features.channels, logit_channels(classes, mode), hidden=hidden)
     return Segmenter(classes, features, head, loss=loss, mode=mode, in_channels=in_channels)
 
@@ -60,12 +61,13 @@ def build_fcn_32s(
     *,
     backbone: str = "vgg16",
     hidden: int = 4096,
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
 ) -> Segmenter:
     """FCN-32s: scores at stride 32. `hidden`: channels of the paper's two "fully connected" layers (0: none)."""
-    return _build_skip_network(classes, (5,), backbone, hidden, in_channels, loss, mode)
+    return _build_skip_network(classes, (5,), backbone, hidden, backbone_options, in_channels, loss, mode)
 
 
 def build_fcn_16s(
@@ -73,12 +75,13 @@ def build_fcn_16s(
     *,
     backbone: str = "vgg16",
     hidden: int = 4096,
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
 ) -> Segmenter:
     """FCN-16s: scores at stride 16. `hidden`: channels of the paper's two "fully connected" layers (0: none)."""
-    return _build_skip_network(classes, (4, 5), backbone, hidden, in_channels, loss, mode)
+    return _build_skip_network(classes, (4, 5), backbone, hidden, backbone_options, in_channels, loss, mode)
 
 
 def build_fcn_8s(
@@ -86,12 +89,13 @@ def build_fcn_8s(
     *,
     backbone: str = "vgg16",
     hidden: int = 4096,
+    backbone_options: dict[str, Any] | None = None,
     in_channels: int = 3,
     loss: str | dict = DEFAULT_LOSS,
     mode: str = "multiclass",
 ) -> Segmenter:
     """FCN-8s: scores at stride 8. `hidden`: channels of the paper's two "fully connected" layers (0: none)."""
-    return _build_skip_network(classes, (3, 4, 5), backbone, hidden, in_channels, loss, mode)
+    return _build_skip_network(classes, (3, 4, 5), backbone, hidden, backbone_options, in_channels, loss, mode)
 
 
 def build_fcn(

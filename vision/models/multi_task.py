@@ -20,7 +20,7 @@ from vision.layers.resize import resize
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
 from vision.models.fcos import FCOS
-from vision.models.segmenter import DEFAULT_LOSS, build_features
+from vision.models.segmenter import DEFAULT_LOSS, build_features, class_answers, decode_logits, label_rule
 from vision.models.semantic_fpn import SemanticPyramidHead
 from vision.necks.fpn import FeaturePyramid
 from vision.structures import ClassMap, Detections, Segmentation, Targets, _TensorData
@@ -68,7 +68,7 @@ class MultiTask(FCOS):
             raise ValueError(
                 f"multi_task: weights {dict(self.weights)}, pull {pull}; expected 0 or more for {' and '.join(TASKS)}"
             )
-        self.criterion = SegmentationLoss(loss, len(self.classes))
+        self.criterion = SegmentationLoss(loss, len(self.classes), ignore=self.classes.ignore)
         self.epoch = 0
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> MultiTaskOutputs:
@@ -88,7 +88,8 @@ class MultiTask(FCOS):
         losses = {
             name: self.weights["detection"] * value for name, value in super().loss(outputs.detection, targets).items()
         }
-        terms = self.criterion(outputs.semantic.logits, targets.semantic, self.epoch)
+        answers = class_answers(targets.semantic, self.classes, "multiclass")
+        terms = self.criterion(outputs.semantic.logits, answers, self.epoch)
         losses["semantic"] = self.weights["semantic"] * torch.stack(list(terms.values())).sum()
         if self.semantic_backbone is not None:
             losses["sharing"] = self.pull * distance_apart(self.backbone, self.semantic_backbone)
@@ -102,12 +103,8 @@ class MultiTask(FCOS):
         self, outputs: MultiTaskOutputs, sizes: Tensor, *, scores: bool = False, **_: Any
     ) -> list[Segmentation]:
         """One Segmentation an image, cropped to its size; with `scores` the class probabilities too."""
-        logits = outputs.semantic.logits
-        labels, probability = logits.argmax(1), logits.softmax(1) if scores else None
-        return [
-            Segmentation(labels[i, :h, :w], None if probability is None else probability[i, :, :h, :w])
-            for i, (h, w) in enumerate(sizes.tolist())
-        ]
+        rule = label_rule(self.classes, "multiclass")
+        return decode_logits(outputs.semantic.logits, self.classes, "multiclass", rule, sizes, scores=scores)
 
     def views(self) -> list[TaskView]:
         """The model as a detector and as a segmenter, which can be evaluated like any other."""

@@ -12,19 +12,29 @@ from vision.backbones import Backbone, build_backbone
 from vision.layers.resize import resize
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentOutputs, VisionModel
-from vision.structures import ClassMap, Segmentation, Targets
+from vision.structures import ClassMap, LabelRule, Segmentation, Targets
 
-__all__ = ["DEFAULT_LOSS", "MODES", "Segmenter", "build_features", "logit_channels"]
+__all__ = [
+    "DEFAULT_LOSS",
+    "MODES",
+    "Segmenter",
+    "build_features",
+    "class_answers",
+    "decode_logits",
+    "label_rule",
+    "logit_channels",
+    "read_logits",
+]
 
 MODES = ("multiclass", "binary", "multilabel")
 DEFAULT_LOSS = "ce+dice"
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as OpenCV reads a colour image as grey
 
 
 def logit_channels(classes: ClassMap, mode: str) -> int:
     """How many logits a pixel has in `mode`: one a class, or one alone in "binary" mode. ValueError when they disagree.
 
-    "binary" tells label 1 from label 0 by one logit, be they two classes or the absence and presence of one; so does
-    every mode when there is a single class.
+    The one logit is of label 1 where there are two classes, of the class where there is only one.
     """
     if mode not in MODES:
         raise ValueError(f"segmentation mode {mode!r} is not known; choose one of: {', '.join(MODES)}")
@@ -33,15 +43,52 @@ def logit_channels(classes: ClassMap, mode: str) -> int:
     return 1 if mode == "binary" else len(classes)
 
 
+def label_rule(classes: ClassMap, mode: str, threshold: float = 0.5) -> LabelRule:
+    """How labels follow from the class probabilities of `mode`: for predictions of any resolution, on any path."""
+    if mode == "multilabel" or len(classes) == 1:
+        return LabelRule(threshold, none=classes.ignore)
+    return LabelRule(threshold, none=0, first=1) if mode == "binary" else LabelRule(none=classes.ignore)
+
+
+def read_logits(logits: Tensor, classes: ClassMap, mode: str) -> Tensor:
+    """The probability of every class (B, len(classes), H, W), in the dtype of logits (B, C, H, W)."""
+    if mode == "multiclass" and len(classes) > 1:
+        return logits.softmax(1)
+    probability = logits.sigmoid()
+    return torch.cat([1 - probability, probability], dim=1) if logits.shape[1] < len(classes) else probability
+
+
+def class_answers(labels: Tensor, classes: ClassMap, mode: str) -> Tensor:
+    """What losses compare the logits of `mode` with, of an index map (B, H, W); masks (B, C, H, W) stay as they are.
+
+    One class: (B, H, W), 1 where its label 0 is, else 0. Multi-label: (B, C, H, W), 1 where the label is, else 0, and
+    `classes.ignore` in every mask where the label is. Else the index map itself.
+    """
+    if labels.ndim == 4:
+        return labels
+    if len(classes) == 1:
+        return (labels == 0).long()
+    if mode != "multilabel":
+        return labels
+    numbers = torch.arange(len(classes), device=labels.device).view(-1, 1, 1)
+    masks = (labels[:, None] == numbers).long()  # (B, C, H, W)
+    return masks.where((labels != classes.ignore)[:, None], classes.ignore)
+
+
 def build_features(
-    backbone: str, levels: Sequence[int], in_channels: int, options: Mapping[str, Any] | None = None, **defaults: Any
+    backbone: str,
+    levels: Sequence[int] | None,
+    in_channels: int,
+    options: Mapping[str, Any] | None = None,
+    **defaults: Any,
 ) -> Backbone:
     """A segmenter's backbone: `levels` and `defaults`, on top of them the `options` that its user gave.
 
-    Both are fields of `backbones.BackboneOptions`; `taps` among the options stand in for the levels.
+    Both are fields of `backbones.BackboneOptions`; levels None are all that there are; `taps` among the options stand
+    in for the levels.
     """
     chosen = {"in_channels": in_channels, **defaults, **(options or {})}
-    if not chosen.get("taps"):
+    if levels is not None and not chosen.get("taps"):
         chosen.setdefault("levels", tuple(levels))
     return build_backbone(backbone, **chosen)
 
@@ -54,7 +101,15 @@ class Segmenter(VisionModel):
     ones after them (deep supervision).
 
     `align_corners` says how logits are resized (segmentation_models.pytorch aligns corners, others do not).
-    Targets are `semantic` (B, H, W) with 255 ignored; in "multilabel" mode (B, C, H, W) of 0, 1 and 255.
+    Targets are `semantic` (B, H, W) with `classes.ignore` (255; -1 with more than 255 classes) for pixels that do not
+    count; in "multilabel" mode also masks (B, C, H, W) of 0, 1 and `classes.ignore`.
+
+    A single class is told from its absence, in every mode: label 0 is the class, `classes.ignore` what is not, in
+    targets as in results, so that labels are places in `classes` as everywhere. No pixel of an index map is left out of
+    the loss then; unknown pixels need two classes (and "binary" mode), or masks.
+
+    `in_channels`: 3; 1 reads images of three channels as grey, so that all data sets serve. Other counts are for
+    tensors of one's own: files are read as RGB, so `vision train`, `Inference` and `predict` do not serve them.
     """
 
     task = "semantic"
@@ -79,10 +134,16 @@ class Segmenter(VisionModel):
         self.auxiliary = nn.ModuleList(auxiliary)
         self.auxiliary_weight = auxiliary_weight
         self.mode = mode
-        self.criterion = SegmentationLoss(loss, logit_channels(self.classes, mode))
+        self.criterion = SegmentationLoss(loss, logit_channels(self.classes, mode), ignore=self.classes.ignore)
         self.epoch = 0  # set by whoever trains; losses with a schedule read it
         self.divisor = divisor
         self.align_corners = align_corners
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """As of every model; RGB images become grey where the model has one channel."""
+        if self.mean.shape[1] == 1 and images.ndim == 4 and images.shape[1] == 3:
+            images = grey_images(images)
+        return super().prepare(images)
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> SegmentOutputs:
         prepared = self.prepare(images)
@@ -103,15 +164,18 @@ class Segmenter(VisionModel):
         """
         if targets.semantic is None:
             raise ValueError(f"{type(self).__name__}.loss: targets without semantic maps; read the data with them")
-        losses = self.criterion(outputs.logits, targets.semantic, self.epoch)
+        losses = self._terms(outputs.logits, targets.semantic)
         if outputs.auxiliary:
             deep = [self._auxiliary_loss(logits, targets.semantic) for logits in outputs.auxiliary]
             losses["auxiliary"] = self.auxiliary_weight * torch.stack(deep).sum()
         return losses
 
+    def _terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return self.criterion(logits, class_answers(labels, self.classes, self.mode), self.epoch)
+
     def _auxiliary_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         labels = nearest_labels(labels, logits.shape[-2:])
-        return torch.stack(list(self.criterion(logits, labels, self.epoch).values())).sum()
+        return torch.stack(list(self._terms(logits, labels).values())).sum()
 
     def decode(
         self,
@@ -124,32 +188,37 @@ class Segmenter(VisionModel):
     ) -> list[Segmentation]:
         """One Segmentation an image, cropped to its height and width in `sizes` (B, 2) (None: not cropped).
 
-        With `scores` (always in "multilabel" mode) the class probabilities come too. One logit a pixel ("binary", or a
-        single class): label 1 where its probability exceeds the threshold, else 0. Multi-label: the label of the most
-        probable class, 255 where none exceeds the threshold.
+        With `scores` (always in "multilabel" mode) the class probabilities come too. The label is the likeliest class;
+        in "binary" mode 1 where its probability exceeds the threshold, else 0; of a single class and in "multilabel"
+        mode the likeliest one that exceeds the threshold, `classes.ignore` where none does.
         """
-        labels, probability = self._read(outputs.logits, score_threshold, scores or self.mode == "multilabel")
-        frames = [tuple(labels.shape[-2:])] * len(labels) if sizes is None else sizes.tolist()
-        return [
-            Segmentation(
-                labels[i, :height, :width], None if probability is None else probability[i, :, :height, :width]
-            )
-            for i, (height, width) in enumerate(frames)
-        ]
+        rule = label_rule(self.classes, self.mode, score_threshold)
+        return decode_logits(
+            outputs.logits, self.classes, self.mode, rule, sizes, scores=scores or self.mode == "multilabel"
+        )
 
-    def _read(self, logits: Tensor, threshold: float, scores: bool) -> tuple[Tensor, Tensor | None]:
-        """Labels (B, H, W) and, when `scores`, the probability of every class (B, C, H, W)."""
-        if self.mode == "multilabel":
-            probability = logits.sigmoid()
-            best, labels = probability.max(1)
-            return torch.where(best > threshold, labels, 255), probability
-        if logits.shape[1] > 1:
-            return logits.argmax(1), logits.softmax(1) if scores else None
-        probability = logits.sigmoid()
-        labels = (probability[:, 0] > threshold).long()
-        if len(self.classes) == 2:
-            probability = torch.cat([1 - probability, probability], dim=1)
-        return labels, probability if scores else None
+
+def decode_logits(
+    logits: Tensor, classes: ClassMap, mode: str, rule: LabelRule, sizes: Tensor | None, *, scores: bool
+) -> list[Segmentation]:
+    """One Segmentation an image of logits (B, C, H, W) by `rule`, cropped to `sizes` (B, 2) where they are given."""
+    frames = [tuple(logits.shape[-2:])] * len(logits) if sizes is None else sizes.tolist()
+    found = []
+    for image, (height, width) in zip(logits, frames):
+        image = image[:, :height, :width]
+        # the likeliest class is that of the largest logit: no probabilities are needed to find it
+        needed = scores or rule.threshold is not None
+        probability = read_logits(image[None], classes, mode)[0] if needed else image
+        found.append(Segmentation(rule.labels(probability), probability if scores else None, rule))
+    return found
+
+
+def grey_images(images: Tensor) -> Tensor:
+    """Grey images (B, 1, H, W) in [0, 1] of RGB images (B, 3, H, W), uint8 or floating point in [0, 1]."""
+    weights = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
+    if images.dtype == torch.uint8:
+        weights = weights / 255
+    return (images * weights).sum(1, keepdim=True)
 
 
 def nearest_labels(labels: Tensor, size: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ Variants: residual blocks (arXiv:1711.10684), attention gates (arXiv:1804.03999)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, log
 from vision.ops.padding import centre_crop, mirror, valid_margins
 from vision.structures import ClassMap, Targets
 
-__all__ = ["AttentionGate", "DoubleConv", "UNet", "UNetDecoder", "UNetEncoder", "build_unet"]
+__all__ = ["AttentionGate", "DoubleConv", "UNet", "UNetDecoder", "UNetEncoder", "build_pyramid", "build_unet"]
 
 
 class DoubleConv(nn.Module):
@@ -187,6 +187,14 @@ class UNet(Segmenter):
         return SegmentOutputs(logits[..., :height, :width], [])
 
 
+def build_pyramid(
+    backbone: str, in_channels: int, options: Mapping[str, Any] | None = None, **defaults: Any
+) -> Backbone:
+    """A backbone as an encoder with skip connections: levels 1 to 5, or all that a network of timm has."""
+    levels = None if backbone.startswith("timm:") else (1, 2, 3, 4, 5)
+    return build_features(backbone, levels, in_channels, options, **defaults)
+
+
 def build_unet(
     classes: ClassMap,
     *,
@@ -211,6 +219,7 @@ def build_unet(
     `widths`: channels of the decoder's steps, deepest first (default: the paper's, or 128, 64, 48, 24 on a backbone,
     which ends at stride 2; fewer steps end coarser). `valid` convolutions need the paper's encoder.
     `backbone_options`: see `backbones.BackboneOptions`; `levels` other than 1 to 5 leave skip connections out.
+    Networks of timm have the levels that they have (transformers mostly 2 to 5).
     """
     if backbone == "unet":
         if backbone_options:
@@ -220,7 +229,7 @@ def build_unet(
     elif valid:
         raise ValueError(f'build_unet: valid convolutions need backbone "unet", not {backbone!r}')
     else:
-        encoder = build_features(backbone, (1, 2, 3, 4, 5), in_channels, backbone_options, norm=norm)
+        encoder = build_pyramid(backbone, in_channels, backbone_options, norm=norm)
         widths = widths or (128, 64, 48, 24)
     decoder = UNetDecoder(
         encoder.channels,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vision.layers.norm import Norm
 from vision.layers.resize import resize
-from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
-from vision.models.unet import DoubleConv, UNetEncoder
+from vision.models.segmenter import DEFAULT_LOSS, Segmenter, logit_channels
+from vision.models.unet import DoubleConv, UNetEncoder, build_pyramid
 from vision.structures import ClassMap
 
 __all__ = ["NestedDecoder", "build_unet_plus_plus"]
@@ -58,11 +58,11 @@ def build_unet_plus_plus(
     mode: str = "multiclass",
 ) -> Segmenter:
     """U-Net++. `backbone` "unet" is the paper's encoder of `width` and `depth`; any other name is a backbone's, whose
-    levels 1 to 5 are nested."""
+    levels 1 to 5 (of timm: all levels that it has) are nested."""
     if backbone == "unet":
         encoder = UNetEncoder(in_channels, width, depth, norm=norm)
     else:
-        encoder = build_features(backbone, (1, 2, 3, 4, 5), in_channels, backbone_options, norm=norm)
+        encoder = build_pyramid(backbone, in_channels, backbone_options, norm=norm)
     decoder = NestedDecoder(
         encoder.channels, logit_channels(classes, mode), deep_supervision=deep_supervision, norm=norm
     )
