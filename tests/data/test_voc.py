@@ -107,6 +107,16 @@ def test_palette_masks(segmentation):
     np.testing.assert_array_equal(dataset.target(0, semantic=True).semantic, classes)
 
 
+def test_a_split_has_its_own_folder_of_class_masks(segmentation):
+    root, classes = segmentation
+    (root / "SegmentationClassAug").mkdir()
+    Image.fromarray(np.where(classes == 12, 3, 0).astype(np.uint8)).save(root / "SegmentationClassAug" / "a.png")
+    entry = "{segmentation_list: ImageSets/Segmentation/train.txt, segmentation_masks: SegmentationClassAug}"
+    (root / "card.yaml").write_text(f"name: more\nformat: voc\nsplits:\n  trainaug: {entry}\n")
+    dataset = open_dataset(root / "card.yaml", "trainaug", task="semantic")
+    np.testing.assert_array_equal(np.unique(dataset.target(0, semantic=True).semantic), [0, 3])
+
+
 def test_object_masks(segmentation):
     root, classes = segmentation
     dataset = open_dataset(root, task="instance")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vision.recipes
+from vision.data.card import built_in_cards, read_card
 from vision.engine.options import read_recipe, recipe_names
 from vision.engine.train import train
 from vision.models import build_model
@@ -63,12 +64,24 @@ def test_recipe_says_where_it_comes_from(name):
 def test_recipe_starts(name, tmp_path):
     recipe = read_recipe(name)
     result = train(
-        recipe=name, data=str(drawn(tmp_path / "data", CLASSES.get(name, 11))), val_split=None, threads=1,
-        out=str(tmp_path / "run"), epochs=1, batch_size=2, image_size=[64, 96], model_options=small_options(recipe),
+        recipe=name, data=str(drawn(tmp_path / "data", CLASSES.get(name, 11))), train_split="train", val_split=None,
+        threads=1, out=str(tmp_path / "run"), epochs=1, batch_size=2, image_size=[64, 96],
+        model_options=small_options(recipe),
     )  # fmt: skip
     assert result.steps == 20
     assert math.isfinite(result.cpu_seconds)
     assert len(vision.load(result.weights).classes) == CLASSES.get(name, 11)
+
+
+def test_recipes_train_on_splits_that_their_cards_have():
+    assert read_recipe("voc_deeplab")["train_split"] == "trainaug"
+    card = read_card(built_in_cards()["voc2012"], Path())
+    assert card.splits["trainaug"]["segmentation_masks"] == "SegmentationClassAug"
+
+
+@pytest.mark.parametrize("name", ["cityscapes_pspnet", "ade20k_fastfcn"])
+def test_recipes_of_several_gpus_share_their_statistics(name):
+    assert read_recipe(name)["model_options"]["norms"] == "sync_batch"
 
 
 @pytest.mark.parametrize("name", [name for name in SEGMENTATION if "101" not in str(read_recipe(name))])

@@ -166,7 +166,8 @@ def _read_masks(card: Card, split: str, instances: bool) -> Dataset:
     names = card.classes.names if card.classes is not None else VOC_CLASSES  # a palette index has no name by itself
     stems = layout.stems(card.entry(split, "segmentation_list"))
     images = [layout.image(stem) for stem in stems]
-    class_paths = [str(layout.root / "SegmentationClass" / f"{stem}.png") for stem in stems]
+    class_folder = layout.root / card.splits[split].get("segmentation_masks", "SegmentationClass")
+    class_paths = [str(class_folder / f"{stem}.png") for stem in stems]
     object_paths = [str(layout.root / "SegmentationObject" / f"{stem}.png") for stem in stems]
     builder = AnnotationsBuilder(lambda image, value: (image, f"object {value} of SegmentationObject"))
     builder.problems += missing_files(images, "image", str(card.entry(split, "segmentation_list")))
