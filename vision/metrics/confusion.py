@@ -37,10 +37,11 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
 def check_labels(function: str, labels: Tensor, classes: int) -> None:
     """ValueError for labels (N,) outside of 0..classes - 1, when they are on the host: a GPU would have to be waited
     for."""
-    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(
-            f"{function}: labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}"
-        )
+    if labels.device.type != "cpu" or not len(labels):
+        return
+    lowest, highest = labels.numpy().min(), labels.numpy().max()
+    if not 0 <= lowest <= highest < classes:
+        raise ValueError(f"{function}: labels from {lowest} to {highest}; expected 0 to {classes - 1}")
 
 
 def _counts_by_codes(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:

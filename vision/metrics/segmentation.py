@@ -203,10 +203,11 @@ class SegmentationScore:
 
 def _check_all_counted(counted: Tensor, truth: Tensor, ignore: int) -> None:
     """ValueError when a truth pixel is neither in the counts nor labelled `ignore`."""
-    left = truth.numel() - int(counted.sum())
-    if left and left != int((truth == ignore).count_nonzero()):
+    values = truth.numpy()
+    left = values.size - counted.numpy().sum()
+    if left and left != np.count_nonzero(values == ignore):
         raise ValueError(
-            f"SegmentationScore.update: truth from {int(truth.min())} to {int(truth.max())}; expected labels below "
+            f"SegmentationScore.update: truth from {values.min()} to {values.max()}; expected labels below "
             f"{len(counted)} (with multi_label 0 or 1), or {ignore} to ignore"
         )
 
