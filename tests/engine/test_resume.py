@@ -103,8 +103,22 @@ def test_what_would_make_it_another_run_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"config\.yaml is not there"):
         vision.train(out=str(tmp_path / "absent"), resume=True)
     (folder / "last.pt").unlink()
-    with pytest.raises(ValueError, match="stopped before its first checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.pt is not there"):  # there are weights of it: something was lost
         vision.train(out=str(folder), resume=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tiny):
+    whole = vision.train(**tiny("whole", epochs=2, val_split=None))
+    folder = whole.folder.parent / "killed"
+    folder.mkdir()
+    config = (whole.folder / "config.yaml").read_text().replace(str(whole.folder), str(folder))
+    (folder / "config.yaml").write_text(config)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n')
+    resumed = vision.train(out=str(folder), resume=True)
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+    expected, found = (read_state(run.folder / "last.pt")["model"] for run in (whole, resumed))
+    assert_equal(expected, found, "model")
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tiny, monkeypatch):

@@ -1,3 +1,6 @@
+import logging
+import resource
+
 import numpy as np
 import pytest
 
@@ -43,3 +46,33 @@ def test_unreadable_video_is_named(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"broken\.mp4"):
         VideoReader(tmp_path / "broken.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 240, 320, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # bytes a file may have, as on a disk that is full
+    try:
+        with (
+            pytest.raises(OSError, match="is the disk full"),
+            VideoWriter(tmp_path / f"a{suffix}", 10, (240, 320)) as out,
+        ):
+            for frame in noise:
+                out.write(frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_are_missing_from_a_file_are_told(tmp_path, caplog, monkeypatch):
+    with VideoWriter(tmp_path / "clip.avi", 10, (240, 320)) as writer:
+        for frame in np.random.default_rng(0).integers(0, 256, (30, 240, 320, 3), np.uint8):
+            writer.write(frame)
+    content = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(logging.getLogger("vision"), "propagate", True)
+    with caplog.at_level(logging.WARNING), VideoReader(tmp_path / "cut.avi") as video:
+        read = len(list(video))
+    assert 0 < read < 30
+    assert f"only {read} of the 30 frames" in caplog.text

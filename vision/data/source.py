@@ -83,7 +83,8 @@ def split_name(card: Card, split: str | None, data: str | Path = "") -> str:
     for name in (split, *SPLIT_WORDS.get(split, ())):
         if name in card.splits:
             return name
-    raise DataError(f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}")
+    without = "; training without validation: --val-split null" if split in SPLIT_WORDS["val"] or split == "val" else ""
+    raise DataError(f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}{without}")
 
 
 def splits_present(card: Card) -> list[str]:

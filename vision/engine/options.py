@@ -71,6 +71,7 @@ def train_parser() -> Any:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
+        print_config=None,
         prog="vision train",
         usage="vision train --model NAME --data DATA --out DIR [options]",
         description="Train a model. Order of settings: defaults < recipe < --config file < command line.",

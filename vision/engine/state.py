@@ -43,7 +43,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """What `save_state` wrote. ValueError when it is missing or is something else."""
     if not Path(path).is_file():
-        raise ValueError(f"resume: {path} is not there: the run stopped before its first checkpoint. Start it anew")
+        raise ValueError(f"resume: {path} is not there; a run goes on from it alone. Start it anew under another name")
     return read_state(path)
 
 

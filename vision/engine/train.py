@@ -72,7 +72,7 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
     folder = Path(config.out)
     if not config.resume:
         check_free(folder)
-    state = load_state(folder / "last.pt") if config.resume else None
+    state = _saved_state(config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     accelerator = _accelerator(device)
@@ -81,11 +81,22 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
     trainer = Trainer(config, _parts(config, accelerator, precision))
     if state is not None:
         trainer.resume(state)
+    elif config.resume:
+        trainer.log.forget_after(-1)
     _announce(trainer)
     if config.find_lr:
         return TrainResult(folder, 0, 0, "", None, {}, 0.0, 0.0, find_learning_rate(trainer).suggestion)
     _run(trainer)
     return _result(trainer)
+
+
+def _saved_state(config: TrainConfig) -> dict[str, Any] | None:
+    """What a run to go on with has saved; None for a new one, and for one that was killed before it saved anything."""
+    last = Path(config.out) / "last.pt"
+    if config.resume and not last.exists() and not (last.parent / "best.safetensors").exists():
+        logger.warning("%s: the run was stopped before its first checkpoint; it begins anew", config.out)
+        return None
+    return load_state(last) if config.resume else None
 
 
 def _run(trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,8 @@ __all__ = ["VIDEO_SUFFIXES", "VideoReader", "VideoWriter"]
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 # OpenCV's wheel can encode these everywhere; other containers get the codec of mp4
 CODECS = {".avi": "MJPG", ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v"}
+
+logger = logging.getLogger("vision")
 
 
 class VideoReader:
@@ -44,6 +47,10 @@ class VideoReader:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         if read == 0:
             raise ValueError(f"video {self.source} has no frame that can be decoded")
+        if read < self.count:
+            logger.warning(
+                "video %s: only %d of the %d frames that it states can be read", self.source, read, self.count
+            )
 
     def close(self) -> None:
         self._capture.release()
@@ -61,7 +68,7 @@ class VideoWriter:
     def __init__(self, path: str | Path, rate: float, size: tuple[int, int]):
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
-        self._size = size
+        self._size, self._written = size, 0
         code = cv2.VideoWriter_fourcc(*CODECS.get(self.path.suffix.lower(), "mp4v"))
         self._writer = cv2.VideoWriter(str(self._partial), code, rate, (size[1], size[0]))
         if not self._writer.isOpened():
@@ -74,13 +81,19 @@ class VideoWriter:
         if frame.shape[:2] != self._size:
             raise ValueError(f"video {self.path}: a frame of {frame.shape[:2]} pixels; expected {self._size}")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._written += 1
 
     def close(self, *, keep: bool = True) -> None:
+        """Ends the file, which gets its name if `keep`. OSError when it cannot be read back: OpenCV itself never says
+        that the disk is full."""
         self._writer.release()
-        if keep:
-            self._partial.replace(self.path)
-        else:
+        if not keep:
             self._partial.unlink(missing_ok=True)
+        elif self._written and not _is_whole(self._partial, self._written):
+            self._partial.unlink(missing_ok=True)
+            raise OSError(f"video {self.path}: {self._written} frames could not be written; is the disk full?")
+        else:
+            self._partial.replace(self.path)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -88,3 +101,12 @@ class VideoWriter:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # a stop by the user leaves what was written so far as a playable file
         self.close(keep=kind is None or kind is KeyboardInterrupt)
+
+
+def _is_whole(path: Path, frames: int) -> bool:
+    """Whether a video file that was just written has a frame that can be read, and as many as were written."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return capture.read()[0] and round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) >= frames
+    finally:
+        capture.release()
