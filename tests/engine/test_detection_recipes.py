@@ -1,15 +1,22 @@
 """The detection recipes of the papers: their settings are valid, and each starts: 20 steps on small real images."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 import vision.recipes
 from vision.engine.options import config_from_dict, read_recipe, recipe_names
+from vision.engine.public import public_weights
 from vision.engine.train import train
 from vision.models import MODELS, build_model
+from vision.pretrained.torchvision_backbones import start_backbones
 
 RECIPES = [name for name in recipe_names() if name.startswith(("coco_", "voc_")) and name != "voc_deeplab"]
+RECIPES.append("multi_task")
+PANOPTIC = {"coco_panoptic_fpn", "multi_task"}
 FOLDER = Path(vision.recipes.__file__).parent
 NARROW = {"backbone_options": {"width": 0.25}}
 FEW_REGIONS = {"train_per_level": 50, "train_proposals": 40, "roi_batch": 16}
@@ -26,6 +33,8 @@ SMALL = {
     "ssdlite320_mobilenet_v3_large": {"width": 0.25},
     "centernet_resnet18": {"channels": [16, 16, 16], "width": 16, **NARROW},
     "yolo_s": {"width": 0.125},
+    "panoptic_fpn": REGIONS,
+    "multi_task": {"width": 64, "depth": 1, **NARROW},
 }
 
 
@@ -47,6 +56,7 @@ def test_every_family_has_a_recipe_for_coco():
         "faster_rcnn",
         "mask_rcnn",
         "cascade_rcnn",
+        "panoptic_fpn",
         "yolo",
     }
     assert {f"coco_{family}" for family in families} <= set(RECIPES)
@@ -66,11 +76,22 @@ def test_recipe_is_valid_and_says_where_it_comes_from(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_starts(name, real_data, tmp_path):
-    recipe = read_recipe(name)
+    recipe, folder = read_recipe(name), real_data("coco256")
+    instances = folder / "annotations" / "instances_train2017.json"
     result = train(
-        recipe=name, data=str(real_data("coco256") / "annotations" / "instances_train2017.json"), train_split="train",
-        val_split=None, out=str(tmp_path / "run"), epochs=1, batch_size=5, image_size=[96, 128], threads=1,
+        recipe=name, data=str(folder if name in PANOPTIC else instances), train_split="train", val_split=None,
+        out=str(tmp_path / "run"), epochs=1, batch_size=5, image_size=[96, 128], threads=1,
         model_options=small_options(recipe), schedule={"warmup": 0},
     )  # fmt: skip
     assert result.steps == 20
     assert result.weights.is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "--weights" in (FOLDER / f"{name}.yaml").read_text()])
+def test_weights_of_the_command_are_those_of_the_recipes_backbone(name):
+    recipe = read_recipe(name)
+    (weights,) = re.findall(r"--weights (\S+)", (FOLDER / f"{name}.yaml").read_text())
+    network = public_weights()[weights]["source"].removeprefix("torchvision:")
+    with torch.device("meta"):
+        model = build_model(recipe["model"], 3, **recipe.get("model_options", {}))
+        assert start_backbones(model, torchvision.models.get_model(network).state_dict())

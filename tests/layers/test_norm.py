@@ -112,3 +112,14 @@ def test_replaced_norms_keep_their_scale_and_are_refused_where_there_are_none():
         replace_norms(model, "rms")
     with pytest.raises(ValueError, match="choose one of: batch"):
         build_model("yolo_n", 3, norms="weight")
+
+
+@pytest.mark.parametrize("norm", ["batch", partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)])
+def test_batch_norm_trains_on_a_single_value_by_its_running_statistics(norm):
+    built, x = build_norm(norm, 4).train(), torch.rand(1, 4, 1, 1)
+    built.running_mean += 0.5
+    torch.testing.assert_close(built(x), (x - 0.5) / (1 + built.eps) ** 0.5)
+    assert built.num_batches_tracked == 0
+    plain = nn.BatchNorm2d(4, built.eps, built.momentum).train()
+    many = torch.rand(2, 4, 3, 3)
+    torch.testing.assert_close(built(many), plain(many))

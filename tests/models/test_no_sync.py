@@ -4,30 +4,14 @@ from collections import Counter
 
 import pytest
 import torch
+from small_models import DISTINCT, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vision.ops.roi
-from vision.models import TrainStep, build_model
+from vision.models import TrainStep
 from vision.ops.static_nms import _cluster_keep_mask
 from vision.structures import Targets
 
-PYRAMID = {"backbone": "resnet18", "width": 64, "depth": 1, "backbone_options": {"width": 0.25}}
-FEW = {"train_per_level": 20, "train_proposals": 16, "roi_batch": 16}
-REGIONS = {"backbone": "resnet18", "width": 16, "hidden": 16, "settings": FEW, "backbone_options": {"width": 0.25}}
-FAMILIES = {
-    "yolo_n": {"depth": 0.3, "width": 0.03},
-    "retinanet_resnet50_fpn": PYRAMID,
-    "retinanet_resnet50_fpn_v2": PYRAMID,
-    "fcos_resnet18_fpn": PYRAMID,
-    "ssd300_vgg16": {"width": 0.0625},
-    "ssdlite320_mobilenet_v3_large": {"width": 0.25},
-    "centernet_resnet18": {"channels": (16, 16, 16), "width": 16, "backbone_options": {"width": 0.25}},
-    "fast_rcnn": REGIONS,
-    "faster_rcnn": REGIONS,
-    "mask_rcnn": REGIONS,
-    "cascade_rcnn": REGIONS,
-    "panoptic_fpn": REGIONS,
-}
 # what makes the host wait: a value that it reads, a shape that depends on values, numbers that it copies over
 WAITING = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal"}
 WAITING |= {"lift_fresh", "bincount"}
@@ -63,8 +47,7 @@ def batch_of(device="cpu"):
 
 
 def step_of(name, device="cpu"):
-    torch.manual_seed(0)
-    return TrainStep(build_model(name, 3, **FAMILIES[name]).train().to(device))
+    return TrainStep(small_model(name).to(device))
 
 
 def test_the_counter_sees_what_waits():
@@ -77,7 +60,7 @@ def test_the_counter_sees_what_waits():
     assert calls.found == {"_local_scalar_dense": 1, "index": 1, "lift_fresh": 1, "nonzero": 1}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_nothing_in_forward_and_loss_waits(name, monkeypatch):
     monkeypatch.setattr(vision.ops.roi, "keep_mask", _cluster_keep_mask)  # the form that other devices take
     step, (images, targets) = step_of(name), batch_of()
@@ -89,7 +72,7 @@ def test_nothing_in_forward_and_loss_waits(name, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_a_step_on_a_gpu_does_not_wait(name):
     step, (images, targets) = step_of(name, "cuda"), batch_of("cuda")
     for _ in range(2):  # the first one may set things up

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "NORMS",
+    "BatchNorm",
     "ChannelLayerNorm",
     "ChannelRMSNorm",
     "FrozenBatchNorm",
@@ -22,6 +23,18 @@ __all__ = [
 
 # a name in `NORMS`, or a function of the channel count (for another epsilon or momentum), or None for no norm
 Norm = str | Callable[[int], nn.Module] | None
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that trains on a single value a channel too, by its running statistics; PyTorch's own would raise.
+
+    A batch of one image has such maps: the coarsest level of a small image is one place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -92,7 +105,7 @@ def _group_norm(channels: int) -> nn.Module:
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
+    "batch": BatchNorm,
     "sync_batch": nn.SyncBatchNorm,
     "frozen_batch": FrozenBatchNorm,
     "group": _group_norm,
@@ -106,13 +119,14 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 def build_norm(norm: Norm, channels: int) -> nn.Module:
     """A new norm over `channels` channels: a name in `NORMS`, a function of the channel count, or None (identity).
 
-    "batch" has PyTorch's epsilon 1e-5 and momentum 0.1; for others give `functools.partial(nn.BatchNorm2d, ...)`.
-    ValueError lists the names.
+    "batch" has PyTorch's epsilon 1e-5 and momentum 0.1; for others give `functools.partial(nn.BatchNorm2d, ...)`,
+    which comes back as a `BatchNorm` with these. ValueError lists the names.
     """
     if norm is None:
         return nn.Identity()
     if callable(norm):
-        return norm(channels)
+        built = norm(channels)
+        return BatchNorm(channels, built.eps, built.momentum) if type(built) is nn.BatchNorm2d else built
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is not known; choose one of: {', '.join(NORMS)}")
     return NORMS[norm](channels)

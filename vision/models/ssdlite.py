@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.backbones.base import BackboneOptions
 from vision.backbones.mobilenet import MOBILENETS, MobileNet, MobileNetShape
 from vision.heads.dense import LevelHead
 from vision.layers.conv import ConvNormAct, run_on_small_map
+from vision.layers.norm import BatchNorm
 from vision.models.ssd import SSD
 from vision.ops.default_boxes import DefaultBoxes, linear_scales
 from vision.structures import ClassMap
@@ -27,18 +27,6 @@ def reduce_tail(shape: MobileNetShape) -> MobileNetShape:
     return replace(shape, blocks=(*blocks, *halved))
 
 
-class LoneBatchNorm(nn.BatchNorm2d):
-    """Batch norm that trains on a single value a channel too, by its running statistics; PyTorch's own would raise.
-
-    A batch of one image has such maps: the coarsest level of a 320 px image is one place.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
-
-
 class MobileLevels(nn.Module):
     """A MobileNet's maps at stride 16 (the expansion before the last stride) and 32, and four extra ones: 6 levels.
 
@@ -50,7 +38,7 @@ class MobileLevels(nn.Module):
         if name not in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"):
             choices = "mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small"
             raise ValueError(f"SSDlite: backbone {name!r}; choose one of {choices}")
-        norm = partial(LoneBatchNorm, eps=1e-3, momentum=0.03)
+        norm = partial(BatchNorm, eps=1e-3, momentum=0.03)
         shape = MOBILENETS[name]
         if reduced and shape.version == 3:
             shape = reduce_tail(shape)
@@ -108,7 +96,7 @@ def build_ssdlite(
     body = MobileLevels(backbone, reduced=reduced, width=width, fine=fine)
     levels = len(body.channels)
     anchors = DefaultBoxes([[2, 3]] * levels, linear_scales(levels, smallest, 0.95))
-    norm = partial(LoneBatchNorm, eps=1e-3, momentum=0.03)
+    norm = partial(BatchNorm, eps=1e-3, momentum=0.03)
     head = LevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=norm)
     draw_normal(head)
     model = SSD(classes, body, head, anchors, candidates=300, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
