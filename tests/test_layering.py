@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "vision"
 # a room may import itself and the rooms above it
 ORDER = [
     "structures", "ops", "losses", "layers", "backbones", "necks", "heads", "models", "metrics", "pretrained", "data",
-    "media", "engine", "recipes", "cli",
+    "media", "engine", "recipes", "arguments", "cli",
 ]  # fmt: skip
 
 

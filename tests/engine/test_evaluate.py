@@ -5,6 +5,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -282,6 +283,13 @@ def test_class_maps_equal_numpy_and_are_written(tmp_path):
     written = json.loads((tmp_path / "val" / "metrics.json").read_text())
     assert written["per_class"]["bee"]["IoU"] == pytest.approx(iou[1], abs=1e-12)
     assert written["pixel_accuracy"] == pytest.approx(np.diag(matrix).sum() / matrix.sum(), abs=1e-12)
+
+
+def test_images_of_equal_name_in_other_folders_are_all_written(tmp_path):
+    data = Numbered()
+    data.image_path = lambda index: Path(f"{index}/same.jpg")
+    evaluate(Painter(), data, out=tmp_path / "val", progress=False, device="cpu")
+    assert len(list((tmp_path / "val" / "masks").iterdir())) == len(data)
 
 
 def test_outlines_of_class_maps_on_request():

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
-from vision.engine.output import JsonList, coco_results, output_folder, write_json
+from vision.engine.output import DistinctNames, JsonList, coco_results, output_folder, write_json
 from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
 from vision.metrics import DetectionOptions, DetectionScore, OutlineOptions, PanopticQuality
 from vision.metrics.semantic import semantic_metrics, update_semantic
@@ -235,6 +235,7 @@ class _Writer:
         self.list = None if task == "semantic" else JsonList(folder / "predictions.json")
         self.panoptic: PanopticWriter | None = None
         self.folder = folder
+        self._distinct = DistinctNames()
         if task == "semantic":
             self.masks.mkdir()
 
@@ -247,7 +248,7 @@ class _Writer:
             self.list.extend(coco_results(result, self.dataset.classes, self.dataset.image_id(index)))
             return
         labels = result.labels.cpu().numpy()
-        path = self.masks / f"{Path(self.dataset.image_path(index)).stem}.png"
+        path = self.masks / self._distinct(Path(self.dataset.image_path(index)).name).with_suffix(".png")
         if not cv2.imwrite(str(path), labels.astype("uint8" if labels.max(initial=0) < 256 else "uint16")):
             raise OSError(f"could not write {path}")
 

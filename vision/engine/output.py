@@ -18,7 +18,7 @@ from torch import Tensor
 from vision.engine.files import write_text
 from vision.structures import ClassMap, Detections
 
-__all__ = ["JsonList", "coco_results", "output_folder", "write_class_map", "write_image", "write_json"]
+__all__ = ["DistinctNames", "JsonList", "coco_results", "output_folder", "write_class_map", "write_image", "write_json"]
 
 
 @contextlib.contextmanager
@@ -41,6 +41,21 @@ def output_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     partial.rename(path)
+
+
+class DistinctNames:
+    """Names of files made from sources: what would collide without its suffix gets a number, as masks are all PNGs."""
+
+    def __init__(self) -> None:
+        self._taken: set[Path] = set()
+
+    def __call__(self, path: str | Path) -> Path:
+        path = Path(path)
+        name, number = path, 2
+        while name.with_suffix("") in self._taken:
+            name, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
+        self._taken.add(name.with_suffix(""))
+        return name
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vision.data.resize import restore_segmentation
 from vision.engine.inference import Inference
-from vision.engine.output import write_json
+from vision.engine.output import DistinctNames, write_json
 from vision.metrics import PanopticMap, panoptic_map
 from vision.ops.panoptic import merge_panoptic
 from vision.structures import ClassMap, Detections, Geometry
@@ -57,10 +57,11 @@ class PanopticWriter:
         self.pictures = folder / "panoptic"
         self.pictures.mkdir()
         self.annotations: list[dict] = []
+        self._distinct = DistinctNames()
 
     def add(self, index: int, segments: PanopticMap) -> None:
         ids = segments.ids.cpu().numpy()
-        path = self.pictures / f"{Path(self.dataset.image_path(index)).stem}.png"
+        path = self.pictures / self._distinct(Path(self.dataset.image_path(index)).name).with_suffix(".png")
         blue_green_red = np.stack([ids >> 16 & 255, ids >> 8 & 255, ids & 255], -1).astype(np.uint8)
         if not cv2.imwrite(str(path), blue_green_red):
             raise OSError(f"could not write {path}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vision.engine.inference import Inference, JointInference
-from vision.engine.output import output_folder, write_image
+from vision.engine.output import DistinctNames, output_folder, write_image
 from vision.engine.panoptic import PanopticFound, PanopticInference
 from vision.engine.prediction_files import PredictionFiles
 from vision.engine.sources import Frame, Source, find_sources, frames
@@ -193,9 +193,9 @@ def _predict_video(
 
 
 def _distinct_names(sources: Iterable[Source]) -> list[str]:
-    """One output name a source, sub-folders included; what would collide gets a number."""
+    """One output name a source, sub-folders included."""
     names: list[str] = []
-    taken: set[str] = set()
+    distinct = DistinctNames()
     for source in sources:
         path = Path(source.name)
         if source.kind == "camera" or (
@@ -204,9 +204,5 @@ def _distinct_names(sources: Iterable[Source]) -> list[str]:
             path = path.with_suffix(".mp4")
         elif source.kind == "array":
             path = path.with_suffix(".png")
-        name, number = str(path), 2
-        while name in taken:
-            name, number = str(path.with_name(f"{path.stem}_{number}{path.suffix}")), number + 1
-        taken.add(name)
-        names.append(name)
+        names.append(str(distinct(path)))
     return names
