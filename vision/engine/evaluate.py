@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
-from vision.engine.output import DistinctNames, JsonList, coco_results, output_folder, write_json
+from vision.engine.output import DistinctNames, JsonList, coco_results, output_folder, write_class_map, write_json
 from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
 from vision.metrics import DetectionOptions, DetectionScore, OutlineOptions, PanopticQuality
 from vision.metrics.semantic import semantic_metrics, update_semantic
@@ -137,7 +136,7 @@ def _inference(model: VisionModel, settings: _Settings, panoptic: bool) -> Infer
         options["iou_threshold"] = settings.iou_threshold  # None: the model's own
     return (PanopticInference if panoptic else Inference)(
         model, device=settings.device, precision=settings.precision, tile=settings.tile, tta=settings.tta,
-        crf=settings.crf, **options,
+        crf=settings.crf, scores=settings.analyse, **options,
     )  # fmt: skip
 
 
@@ -145,10 +144,9 @@ def _metrics(model: VisionModel, settings: _Settings) -> dict[str, Any]:
     if settings.boundary and model.task not in ("instance", "panoptic"):
         raise ValueError(f"evaluate: boundary AP is of instances' masks; this model's task is {model.task!r}")
     if model.task == "semantic":
-        ignore = 255 if len(model.classes) <= 255 else -1
         return semantic_metrics(
-            model.classes, ignore, analyse=settings.analyse, per_image=settings.per_image, with_scores=True,
-            outlines=settings.outlines,
+            model.classes, model.classes.ignore, analyse=settings.analyse, per_image=settings.per_image,
+            with_scores=True, outlines=settings.outlines,
         )  # fmt: skip
     if settings.outlines is not None:
         raise ValueError(f"evaluate: outlines are measured of semantic maps; this model's task is {model.task!r}")
@@ -247,10 +245,8 @@ class _Writer:
         if self.list is not None:
             self.list.extend(coco_results(result, self.dataset.classes, self.dataset.image_id(index)))
             return
-        labels = result.labels.cpu().numpy()
-        path = self.masks / self._distinct(Path(self.dataset.image_path(index)).name).with_suffix(".png")
-        if not cv2.imwrite(str(path), labels.astype("uint8" if labels.max(initial=0) < 256 else "uint16")):
-            raise OSError(f"could not write {path}")
+        name = self._distinct(Path(self.dataset.image_path(index)).name).with_suffix(".png")
+        write_class_map(self.masks / name, result.labels, self.dataset.classes)
 
     def __enter__(self) -> _Writer:
         if self.list is not None:

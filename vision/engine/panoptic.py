@@ -38,7 +38,9 @@ class PanopticInference(Inference):
         things = torch.tensor(self.classes.things, device=self.device)
         results = []
         for i, (detections, semantic) in enumerate(zip(instances, self.model.decode_semantic(outputs, sizes))):
-            pixels = merge_panoptic(detections, restore_segmentation(semantic, geometry, i).labels, things)
+            pixels = merge_panoptic(
+                detections, restore_segmentation(semantic, geometry, i, scores=False).labels, things
+            )
             results.append(PanopticFound(detections, panoptic_map(pixels.labels, pixels.instances)))
         return results
 

@@ -24,6 +24,7 @@ from vision.engine.config import DEFAULT_SIZE, TrainConfig
 from vision.engine.device import choose_device, choose_precision
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
+from vision.engine.inference import check_channels
 from vision.engine.log import logger
 from vision.engine.optim import build_optimizer
 from vision.engine.options import settings
@@ -149,6 +150,7 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     train_dataset = _open(config.data, config.train_split, task)
     val_dataset = None if config.val_split is None else _open(config.data, config.val_split, task)
     model = _model(config, train_dataset)
+    check_channels(model)
     size = config.image_size or DEFAULT_SIZE
     model.preprocess = Preprocess(size, config.resize)  # any shape of image is welcome later
     preprocess = fitting_preprocess(size, config.resize, train_dataset)

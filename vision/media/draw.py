@@ -16,7 +16,6 @@ from vision.structures import ClassMap, Detections, Segmentation
 __all__ = ["class_colours", "draw_detections", "draw_segmentation"]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-IGNORE = 255
 
 
 def class_colours(count: int) -> np.ndarray:
@@ -86,9 +85,9 @@ def draw_segmentation(
     A class named "background" is left as it is, pixels of no class are darkened.
     """
     labels = segmentation.labels.cpu().numpy()
-    palette = np.zeros((256 if len(classes) <= 256 else len(classes), 3), np.uint8)
-    palette[: len(classes)] = class_colours(len(classes))
-    overlay = palette[np.where((labels >= 0) & (labels < len(classes)), labels, IGNORE)]
+    palette = np.zeros((len(classes) + 1, 3), np.uint8)  # the last one: of no class
+    palette[:-1] = class_colours(len(classes))
+    overlay = palette[np.where((labels >= 0) & (labels < len(classes)), labels, len(classes))]
     drawn = cv2.addWeighted(np.ascontiguousarray(image), 1 - opacity, overlay, opacity, 0)
     background = [i for i, name in enumerate(classes.names) if name == "background"]
     for label in background:

@@ -103,8 +103,12 @@ class MultiTask(FCOS):
         self, outputs: MultiTaskOutputs, sizes: Tensor, *, scores: bool = False, **_: Any
     ) -> list[Segmentation]:
         """One Segmentation an image, cropped to its size; with `scores` the class probabilities too."""
+        return self.decode_logits(outputs.semantic.logits, sizes, scores=scores)
+
+    def decode_logits(self, logits: Tensor, sizes: Tensor, *, scores: bool = False) -> list[Segmentation]:
+        """As `decode_semantic`, of the semantic logits (B, C, H, W) alone."""
         rule = label_rule(self.classes, "multiclass")
-        return decode_logits(outputs.semantic.logits, self.classes, "multiclass", rule, sizes, scores=scores)
+        return decode_logits(logits, self.classes, "multiclass", rule, sizes, scores=scores)
 
     def views(self) -> list[TaskView]:
         """The model as a detector and as a segmenter, which can be evaluated like any other."""
@@ -112,7 +116,9 @@ class MultiTask(FCOS):
 
 
 class TaskView(VisionModel):
-    """One task of a MultiTask model, with the same weights."""
+    """One task of a MultiTask model, with the same weights; the semantic one returns what a Segmenter does."""
+
+    mode = "multiclass"
 
     def __init__(self, model: MultiTask, task: str):
         super().__init__(model.classes)
@@ -122,12 +128,16 @@ class TaskView(VisionModel):
         if hasattr(model, "preprocess"):
             self.preprocess = model.preprocess
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> MultiTaskOutputs:
-        return self.model(images, targets)
+    def forward(self, images: Tensor, targets: Targets | None = None) -> MultiTaskOutputs | SegmentOutputs:
+        outputs = self.model(images, targets)
+        return outputs if self.task == "detection" else outputs.semantic
 
-    def decode(self, outputs: MultiTaskOutputs, sizes: Tensor, **options: Any) -> list[Detections] | list[Segmentation]:
-        decode = self.model.decode if self.task == "detection" else self.model.decode_semantic
-        return decode(outputs, sizes, **options)
+    def decode(
+        self, outputs: MultiTaskOutputs | SegmentOutputs, sizes: Tensor, **options: Any
+    ) -> list[Detections] | list[Segmentation]:
+        if self.task == "detection":
+            return self.model.decode(outputs, sizes, **options)
+        return self.model.decode_logits(outputs.logits, sizes, **options)
 
 
 def distance_apart(first: nn.Module, second: nn.Module) -> Tensor:

@@ -42,7 +42,7 @@ class PanopticFPN(TwoStageDetector):
         self.task = "panoptic"
         self.semantic_head = semantic_head
         self.semantic_weight = semantic_weight
-        self.criterion = SegmentationLoss(semantic_loss, len(self.classes))
+        self.criterion = SegmentationLoss(semantic_loss, len(self.classes), ignore=self.classes.ignore)
         self.epoch = 0  # set by whoever trains; losses with a schedule read it
 
     def forward(
