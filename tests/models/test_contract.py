@@ -288,15 +288,17 @@ def proposing_model(name):
 def check_proposed(found, expected):
     """An export's boxes, scores and labels of one image against ours.
 
-    Where a level has fewer places than are asked for, places of other levels fill the export up, with score -1.
+    Where a level has fewer places than are asked for, places of other levels fill the export up, with score -1; where a
+    heat map has fewer peaks, other cells fill up both, with score 0 and in any order.
     Random weights give nearly equal scores, which rounding orders either way: rows are compared as a set, of which
     those at the cut of a level may differ.
     """
-    kept = found[1] >= 0
-    boxes, scores, labels = (part[kept] for part in found)
-    torch.testing.assert_close(scores.sort().values, expected[1].flatten().sort().values, atol=1e-4, rtol=1e-4)
+    boxes, scores, labels = (part[found[1] > 0] for part in found)
+    expected = [part[expected[1] > 0] for part in expected]
+    assert len(scores) > 10
+    torch.testing.assert_close(scores.sort().values, expected[1].sort().values, atol=1e-4, rtol=1e-4)
     mine = torch.cat([boxes, labels[:, None]], 1)
-    wanted = torch.cat([expected[0].flatten(0, 1), expected[2].flatten()[:, None]], 1)
+    wanted = torch.cat([expected[0], expected[2][:, None]], 1)
     distance = torch.cdist(mine.double(), wanted.double())
     assert (distance.amin(1) > 1e-3).sum() <= 2
     assert (distance.amin(0) > 1e-3).sum() <= 2
