@@ -95,8 +95,8 @@ class TrainConfig:
     out: str = ""
     """Folder of the run: config.yaml, last.pt, best.safetensors, metrics.jsonl, results.md, TensorBoard events"""
     weights: str | None = None
-    """Weights to start from: a checkpoint, a name (shipped, public as retinanet_resnet50_fpn-coco, or resnet50-imagenet for
-    the backbone alone), or a classification file of torchvision; what does not fit is reported"""
+    """Weights to start from: a checkpoint, a name (shipped, public as retinanet_resnet50_fpn-coco, or for the backbone
+    alone as resnet50-imagenet), or a classification file of torchvision; what does not fit is reported"""
     resume: bool = False
     """Continue the run in --out where it stopped"""
 
