@@ -67,13 +67,14 @@ def scaled_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def run_on_small_map(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`; where x (B, C, H, W) is a single column or row, in float32 even under autocast.
+def run_on_small_map(module: nn.Module, x: Tensor, kernel: int = 3) -> Tensor:
+    """`module(x)`, of convolutions up to `kernel`; in float32 even under autocast where x (B, C, H, W) is so small that
+    the kernel's outermost weights only ever meet padding.
 
-    oneDNN leaves the bfloat16 weight gradient of a strided 3x3 convolution on a column uninitialised (seen in torch
-    2.15), so the coarsest levels of small images would spoil the training.
+    oneDNN can leave the bfloat16 gradient of such weights, which is zero, uninitialised (seen in torch 2.14 and 2.15 of
+    a strided 3x3 convolution on a column and of 7x7 on 2x2), so small images would spoil the training.
     """
-    if min(x.shape[-2:]) > 1:
+    if min(x.shape[-2:]) > kernel // 2:
         return module(x)
     with torch.autocast(x.device.type, enabled=False):
         return module(x.float())

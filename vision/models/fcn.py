@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vision.heads.segment import FCNHead, LevelHead, auxiliary_heads
+from vision.layers.conv import run_on_small_map
 from vision.layers.resize import resize
 from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
@@ -35,7 +36,7 @@ class SkipHead(nn.Module):
         self.scores = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        logits = self.scores[-1](self.hidden(features[-1]))
+        logits = self.scores[-1](run_on_small_map(self.hidden, features[-1], kernel=7))
         for feature, score in zip(features[-2::-1], self.scores[-2::-1] if len(self.scores) > 1 else ()):
             logits = resize(logits, feature.shape[-2:]) + score(feature)
         return logits
