@@ -15,6 +15,9 @@ from vision.engine.checkpoint import load, transfer
 from vision.models import build_model
 from vision.pretrained.torchvision_backbones import load_backbone_state
 
+# a state's shapes are checked by loading it into a model without memory, which is a no-op that PyTorch remarks upon
+pytestmark = pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter:UserWarning")
+
 MANIFEST = public.public_weights()
 MODELS = [name for name in MANIFEST if not public.is_backbone(name)]
 BACKBONES = [name for name in MANIFEST if public.is_backbone(name)]
