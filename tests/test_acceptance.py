@@ -115,7 +115,7 @@ def test_family_learns_eight_images_by_heart(family, eight_images, tmp_path, cap
         reached["PQ"] = panoptic_quality(model, dataset)
     with capsys.disabled():
         print(f"{family}: {reached}, {result.cpu_seconds:.0f} CPU seconds")
-    assert reached["bbox"] >= 0.9
+    assert reached["bbox"] >= (0.95 if family == "yolo" else 0.9)
     assert reached.get("segm", 1.0) >= 0.8
 
 
