@@ -32,7 +32,7 @@ def test_a_run_leaves_what_it_promises(tiny):
     assert ["validation" in row for row in rows(folder)] == [False, True, True]  # every second epoch, and the last
     assert all(math.isfinite(row["loss"]) and row["lr"] > 0 for row in rows(folder))
     _, header = read_weights(result.weights)
-    assert header["preprocess"] == {"size": [32, 32], "mode": "stretch", "pad": 114}
+    assert header["preprocess"] == {"size": [32, 32], "mode": "stretch", "pad": 114, "scale": 1.0}
     assert header["metric"]["mIoU"] == result.value == result.metrics["mIoU"]
     assert "mIoU" in (folder / "results.md").read_text()
     assert (result.epochs, result.steps) == (3, 6)

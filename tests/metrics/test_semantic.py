@@ -54,3 +54,20 @@ def test_tables_name_their_parts(style):
 def test_pixels_alone_and_means_over_images():
     assert results_of(per_image=True).to_dict()["averaged_over"] == "mean over 3 images"
     assert "average_precision" not in results_of(analyse=True, per_image=True, with_scores=True).to_dict()["semantic"]
+
+
+def test_a_single_class_is_told_from_its_absence():
+    # 2 x 3 pixels: label 0 is the class; truth has it in 3, the prediction in 3, both in 2; one of 6 is rightly neither
+    truth = torch.tensor([[0, 0, 0], [255, 255, 255]])
+    labels = torch.tensor([[0, 0, 255], [0, 255, 255]])
+    scores = torch.tensor([[[0.9, 0.8, 0.3], [0.6, 0.2, 0.1]]])
+    metrics = semantic_metrics(["cell"], analyse=True, with_scores=True)
+    update_semantic(metrics, labels, truth, scores)
+    found = SemanticResults({name: metric.compute() for name, metric in metrics.items()}).to_dict()
+    assert found["semantic"]["per_class"]["cell"]["IoU"] == pytest.approx(2 / 4)
+    assert found["semantic"]["per_class"]["cell"]["precision"] == pytest.approx(2 / 3)
+    assert found["semantic"]["pixel_accuracy"] == pytest.approx(4 / 6)
+    # by falling score: right, right, wrong, right: 1/3 + 1/3 + 3/4 / 3
+    assert found["semantic"]["mean_average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert found["surface"]["per_class"]["cell"]["hausdorff"] == 1
+    assert found["rand"]["per_class"]["cell"]["rand_split"] == pytest.approx(1 / 3)  # of 3 pairs in the truth, 1 stays

@@ -153,6 +153,8 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     check_channels(model)
     size = config.image_size or DEFAULT_SIZE
     model.preprocess = Preprocess(size, config.resize)  # any shape of image is welcome later
+    if task == "semantic":  # large images may be looked at in tiles later, at the scale that was learnt
+        model.preprocess = model.preprocess.learnt_from([train_dataset.size(i) for i in _some_of(train_dataset)])
     preprocess = fitting_preprocess(size, config.resize, train_dataset)
     if config.auto_batch and not config.resume:
         config.batch_size = _fitting_batch(config, model, train_dataset, preprocess, task, accelerator, precision)
@@ -199,10 +201,15 @@ def _model(config: TrainConfig, dataset: Any) -> VisionModel:
 def _pixel_counts(dataset: Any) -> torch.Tensor:
     """(C,) pixels of each class in up to 500 training masks, evenly chosen."""
     counts = torch.zeros(len(dataset.classes), dtype=torch.int64)
-    for index in range(0, len(dataset), max(1, len(dataset) // 500)):
+    for index in _some_of(dataset):
         labels = torch.from_numpy(dataset.target(index, semantic=True).semantic.astype("int64")).flatten()
         counts += torch.bincount(labels[(labels >= 0) & (labels < len(counts))], minlength=len(counts))
     return counts
+
+
+def _some_of(dataset: Any) -> range:
+    """About 500 indices, evenly chosen: enough for a statistic of the whole."""
+    return range(0, len(dataset), max(1, len(dataset) // 500))
 
 
 def _loader(config: TrainConfig, dataset: Any, preprocess: Preprocess, task: str, accelerator: Any) -> Loader:

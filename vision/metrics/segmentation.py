@@ -142,7 +142,8 @@ class SegmentationScore:
         if predicted.shape != truth.shape:
             raise ValueError(f"SegmentationScore: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
         if self.precision:
-            self.precision.update(scores, truth)
+            binary = self.multi_label and truth.ndim == 3  # of one class, given without its axis
+            self.precision.update(scores, truth[:, None] if binary else truth)
         elif scores is not None:
             raise ValueError("SegmentationScore: scores without score_bins; give the number of steps, as 4096")
         if self.per_image:

@@ -16,6 +16,7 @@ from vision.structures import ClassMap
 __all__ = ["SEMANTIC_TITLES", "SemanticResults", "semantic_metrics", "update_semantic"]
 
 SCORE_BINS = 4096
+NOTHING = -1  # no label of a map: nothing is left out
 SEMANTIC_TITLES = {
     "semantic": "Semantic segmentation",
     "surface": "Outlines, in units of the spacing of the source images' pixels",
@@ -36,12 +37,16 @@ def semantic_metrics(
     surface Dice, boundary IoU) and "rand", and in "semantic" the average precision where there are scores.
 
     per_image: figures of pixels are means over images (average precision is not made then). outlines: how "surface"
-    measures. ValueError for outlines without `analyse`.
+    measures. A single class is told from its absence: label 0 is the class, any other, `ignore` too, is not; all pixels
+    count. ValueError for outlines without `analyse`.
     """
     if outlines is not None and not analyse:
         raise ValueError("semantic_metrics: spacing, percentile and tolerance without analyse, which measures outlines")
     bins = SCORE_BINS if analyse and with_scores and not per_image else 0
-    metrics: dict[str, Any] = {"semantic": SegmentationScore(classes, ignore, per_image=per_image, score_bins=bins)}
+    single = len(ClassMap.of(classes)) == 1
+    ignore = NOTHING if single else ignore
+    score = SegmentationScore(classes, ignore, multi_label=single, per_image=per_image, score_bins=bins)
+    metrics: dict[str, Any] = {"semantic": score}
     if analyse:
         chosen = outlines or OutlineOptions()
         surface = SurfaceDistance(
@@ -54,10 +59,13 @@ def semantic_metrics(
 def update_semantic(metrics: dict[str, Any], labels: Tensor, truth: Tensor, scores: Tensor | None = None) -> None:
     """Count one image, labels and truth (H, W), scores (C, H, W), in each of `semantic_metrics`."""
     for metric in metrics.values():
-        if isinstance(metric, SegmentationScore) and metric.precision:
-            metric.update(labels[None], truth[None], None if scores is None else scores[None])
+        pair = labels[None], truth[None]
+        if isinstance(metric, SegmentationScore):
+            if metric.multi_label:
+                pair = tuple((one == 0).long() for one in pair)
+            metric.update(*pair, None if scores is None or not metric.precision else scores[None])
         else:
-            metric.update(labels[None], truth[None])
+            metric.update(*pair)
 
 
 @dataclass(frozen=True)
