@@ -54,9 +54,9 @@ def cells(asked: float, model: str, options: dict[str, Any], lr: float = 0.002) 
     return Run("bccd", settings, {"AP": asked, "AP50": 0.0, **every})
 
 
-def peer_cells(model: str) -> Run:
-    """A detector of torchvision on the same data, with the same seconds and the recipe of detectors."""
-    return Run("bccd", {"model": model, "image_size": 320, "cpu_seconds": 720}, {"AP": 0.0, "AP50": 0.0})
+def peer_cells(model: str, **settings: Any) -> Run:
+    """A detector of torchvision on the same data, with the same seconds; without settings, the recipe of detectors."""
+    return Run("bccd", {"model": model, "image_size": 320, "cpu_seconds": 720, **settings}, {"AP": 0.0, "AP50": 0.0})
 
 
 def membrane(loss: dict[str, Any]) -> Run:
@@ -128,7 +128,9 @@ RUNS = {
         0.48, "retinanet_resnet18_fpn", {"width": 64, "depth": 2, "smallest_anchor": 16, "backbone_options": HALF}
     ),
     "peer_bccd_ssdlite": peer_cells("peer_ssdlite"),
-    "peer_bccd_faster_rcnn": peer_cells("peer_faster_rcnn"),
+    "peer_bccd_faster_rcnn": peer_cells(
+        "peer_faster_rcnn", recipe="bccd", optim={"name": "adamw", "lr": 0.002}, **SMALL_STEPS
+    ),
     "peer_camvid_lraspp": Run(
         "camvid", {"model": "peer_lraspp", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
     ),

@@ -27,7 +27,7 @@ from bench_segmenters import turns
 from torch import Tensor, nn
 
 from vision.engine.device import autocast, choose_precision
-from vision.layers.fold import fold_batch_norms
+from vision.engine.inference import ready_model
 from vision.models import TrainStep, VisionModel, build_model
 from vision.ops.masks import paste_masks
 from vision.pretrained.dense import DENSE_CONVERTERS, load_dense_state
@@ -81,6 +81,8 @@ def spread_scores(network: nn.Module, images: Tensor) -> None:
         and ("cls_score" in name or "cls_logits" in name or "classification_head.module_list" in name)
         and (module.weight.shape[0] % (CLASSES + 1) == 0 or "rpn" in name)
     ]
+    for layer in layers:
+        layer.bias.zero_()  # a spread that only biases make would be gone with them
     spreads: dict[nn.Module, Tensor] = {}
 
     def measure(layer: nn.Module, _: Any, found: Tensor) -> None:
@@ -204,7 +206,7 @@ def compare(name: str, options: argparse.Namespace) -> str:
     size = FIXED.get(name, options.size)
     theirs, ours = pair(name, size, device)
     images = torch.rand(max(options.batch, options.train_batch), 3, size, size, device=device)
-    fast = fold_batch_norms(ours)
+    fast = ready_model(ours, device, precision)
     one = images[:1]
     calls = [their_prediction(theirs, one), prediction(ours, one, "fp32"), prediction(fast, one, precision)]
     times = turns(calls, options.rounds, device)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.engine.device import autocast, choose_precision
-from vision.layers.fold import fold_batch_norms
+from vision.engine.inference import ready_model
 from vision.models import TrainStep, build_model
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD
 from vision.pretrained.segmentation import load_segmentation_state
@@ -93,11 +93,12 @@ def compare(source: str, options: argparse.Namespace) -> str:
     with torch.inference_mode():
         expected, found = logits_of(theirs(normalised)), ours(images).logits
         error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
-        folded, precision = fold_batch_norms(ours), choose_precision("auto", device)
+        precision = choose_precision("auto", device)
+        ready = ready_model(ours, device, precision)
 
         def default_path() -> None:
             with autocast(device, precision):
-                folded(images)
+                ready(images)
 
         plain = turns([lambda: theirs(normalised), lambda: ours(images), default_path], options.rounds, device)
     theirs, ours = theirs.train(), ours.train()

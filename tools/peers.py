@@ -100,7 +100,7 @@ def build_ssdlite(classes: ClassMap) -> PeerDetector:
 
 
 def build_faster_rcnn(classes: ClassMap) -> PeerDetector:
-    """torchvision's Faster R-CNN on MobileNetV3 for 320 px, from scratch; images keep their size.
+    """torchvision's Faster R-CNN on MobileNetV3 for 320 px, from scratch; images keep the size that they come in.
 
     The scores below its own threshold are kept, as ours are in an evaluation.
     """
@@ -110,9 +110,8 @@ def build_faster_rcnn(classes: ClassMap) -> PeerDetector:
         weights=None,
         weights_backbone=None,
         num_classes=len(classes) + 1,
-        min_size=256,
-        max_size=320,
         box_score_thresh=0.001,
+        _skip_resize=True,
     )
     return PeerDetector(classes, network)
 

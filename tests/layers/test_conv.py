@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import Conv2dNormActivation
 
-from vision.layers.conv import ConvNormAct, run_on_small_map, scaled_channels
+from vision.layers.conv import ConvNormAct, GroupedConv2d, run_on_small_map, scaled_channels
 
 
 @pytest.mark.parametrize(("norm", "bias"), [("batch", False), ("group", False), (None, True), ("none", True)])
@@ -54,3 +54,22 @@ def test_strided_convolution_of_one_place_has_its_gradient_in_bfloat16():
         out.float().sum().backward()
         expected = torch.autograd.grad(conv(x).sum(), conv.weight)[0]
         torch.testing.assert_close(conv.weight.grad, expected, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "groups"), [(8, 3, 1, 8), (8, 3, 2, 8), (8, 5, 1, 8), (16, 3, 1, 4)]
+)
+def test_grouped_convolutions_and_their_gradients_are_those_of_float32(channels, kernel, stride, groups):
+    torch.manual_seed(0)
+    conv = GroupedConv2d(channels, channels, kernel, stride, kernel // 2, groups=groups)
+    x = torch.randn(2, channels, 9, 10).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(x)
+        with torch.no_grad():
+            torch.testing.assert_close(conv(x), found.detach(), atol=0.02, rtol=0.02)
+    assert found.dtype == torch.bfloat16
+    expected = torch.nn.Conv2d.forward(conv, x.float())
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+    ours, theirs = (torch.autograd.grad(one.float().sum(), (conv.weight, x)) for one in (found, expected))
+    torch.testing.assert_close(ours[0], theirs[0], atol=0.05, rtol=0.02)
+    torch.testing.assert_close(ours[1], theirs[1], atol=0.05, rtol=0.02)

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18
 
-from vision.layers.fold import fold_batch_norms
+from vision.layers.fold import fold_batch_norms, store_weights
+from vision.necks.deconv import Deconvolutions
 
 
 @pytest.mark.parametrize("build", [resnet18, mobilenet_v3_small])
@@ -28,3 +29,17 @@ def test_same_outputs_without_batch_norms(build):
 def test_norms_behind_something_else_stay():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4))
     assert isinstance(fold_batch_norms(model)[2], nn.BatchNorm2d)
+
+
+def test_weights_are_kept_in_the_precision_that_they_are_used_in():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Deconvolutions(4, [8], deformable=True)).eval()
+    x = torch.rand(1, 3, 12, 12)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = network(x)
+        store_weights(network, torch.bfloat16)
+        assert torch.equal(network(x), expected)
+    # norms, and the offsets of deformable convolutions, keep their digits
+    kept = {name for name, value in network.named_parameters() if value.dtype == torch.float32}
+    assert {name.rsplit(".", 2)[-2] for name in kept} >= {"1", "offsets"}
+    assert network[0].weight.dtype == network[0].bias.dtype == torch.bfloat16

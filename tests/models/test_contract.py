@@ -9,6 +9,7 @@ import torch
 from small_models import DISTINCT, SMALL, options_of, small_model
 from torch.utils import _pytree as pytree
 
+from vision.engine.inference import ready_model
 from vision.layers.norm import FrozenBatchNorm
 from vision.models import MODELS, TrainStep, build_model
 from vision.structures import Detections, Segmentation, Targets
@@ -226,6 +227,18 @@ def test_bfloat16_autocast_and_memory_layout(name):
     losses = model.loss(outputs, targets_of(images))
     sum(losses.values()).backward()
     check_losses(model, losses)
+
+
+@models("stored precision")
+def test_weights_stored_for_inference_give_what_autocast_does(name):
+    model, images = built(name), pictures(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected, sizes = model(images), torch.tensor([[64, 64]])
+        ready = ready_model(model, torch.device("cpu"), "bf16", fold=False)
+        found = ready(images)
+    for a, b in zip(leaves(found), leaves(expected)):
+        torch.testing.assert_close(a, b)
+    check_decoded(model, ready.decode(found, sizes, score_threshold=0.0), sizes)
 
 
 @models("save")

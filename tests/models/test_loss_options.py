@@ -153,7 +153,7 @@ def test_overlap_takes_the_place_of_centreness():
     model = built("fcos_resnet18_fpn", class_loss="varifocal").eval()
     outputs = model(batch_of(1)[0])
     assert outputs.quality is None
-    torch.testing.assert_close(model.scores(outputs), outputs.logits.sigmoid())
+    torch.testing.assert_close(model.scores(outputs.logits), outputs.logits.sigmoid())
     assert "centre" not in model.loss(outputs, batch_of(1)[1])
     assert (model.score_threshold, built("fcos_resnet18_fpn").score_threshold) == (0.05, 0.2)
 

@@ -2,7 +2,12 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from vision.ops.nms import select_candidates, select_detections, suppress
+from vision.ops.nms import gather_places, select_candidates, suppress
+
+
+def select_detections(boxes, scores, **options):
+    best = select_candidates(scores, 1000)
+    return suppress(gather_places(boxes, best.places), best.scores, best.labels, **options)
 
 
 def test_candidates_are_the_top_pairs_of_all():
@@ -57,3 +62,18 @@ def test_nothing_above_the_threshold():
     )
     assert [found.boxes.shape for found in results] == [(0, 4), (0, 4)]
     assert results[0].labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("spread", [2.0, 30.0, 300.0])
+@pytest.mark.parametrize("most", [1, 5, 60])
+def test_the_best_few_of_many_are_those_of_torchvision(spread, most):
+    # centres close together: nearly all of 3000 boxes overlap the best, so that many have to be tried to find 60
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(1, 3000, 2, generator=generator) * spread
+    boxes = torch.cat([corner, corner + 20 + torch.rand(1, 3000, 2, generator=generator) * 4], -1)
+    scores = (torch.randperm(3000, generator=generator)[None] + 1) / 3000
+    labels = torch.randint(0, 2, (1, 3000), generator=generator)
+    (found,) = suppress(boxes, scores, labels, score_threshold=0.1, iou_threshold=0.5, max_detections=most)
+    kept = scores[0] > 0.1
+    chosen = batched_nms(boxes[0][kept], scores[0][kept], labels[0][kept], 0.5)[:most]
+    torch.testing.assert_close(found.boxes, boxes[0][kept][chosen])

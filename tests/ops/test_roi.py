@@ -42,7 +42,13 @@ def test_equals_torchvision_with_gradient():
 def test_half_precision_maps_and_no_boxes():
     generator = torch.Generator().manual_seed(1)
     features = [f.detach().bfloat16() for f in pyramid(generator)]
-    assert pool_regions(features, torch.rand(3, 4), torch.zeros(3, dtype=torch.long), STRIDES, 7).dtype == torch.float32
+    boxes, images = random_boxes(generator, 6), torch.arange(6) // 3
+    exact = pool_regions(features, boxes, images, STRIDES, 7)
+    assert exact.dtype == torch.float32
+    with torch.no_grad():
+        quick = pool_regions(features, boxes, images, STRIDES, 7)
+    assert quick.dtype == torch.bfloat16
+    torch.testing.assert_close(quick.float(), exact, atol=0.02, rtol=0.02)
     assert pool_regions(features, torch.rand(0, 4), torch.zeros(0, dtype=torch.long), STRIDES, 7).shape == (0, 5, 7, 7)
 
 

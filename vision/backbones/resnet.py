@@ -14,7 +14,7 @@ from torchvision.ops import StochasticDepth
 
 from vision.backbones.base import Backbone, BackboneOptions, StagePlan, plan_stages
 from vision.layers.activation import build_activation
-from vision.layers.conv import ConvNormAct
+from vision.layers.conv import ConvNormAct, GroupedConv2d
 from vision.layers.init import initialise
 from vision.layers.norm import build_norm
 
@@ -105,7 +105,8 @@ class Bottleneck(_ResidualBlock):
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = build_norm(options.norm, width)
         self.act1 = build_activation(activation)
-        self.conv2 = nn.Conv2d(width, width, 3, plan.stride, plan.entry, plan.entry, shape.groups, bias=False)
+        conv = nn.Conv2d if shape.groups == 1 else GroupedConv2d
+        self.conv2 = conv(width, width, 3, plan.stride, plan.entry, plan.entry, shape.groups, bias=False)
         self.bn2 = build_norm(options.norm, width)
         self.act2 = build_activation(activation)
         self.conv3 = nn.Conv2d(width, planes * shape.expansion, 1, bias=False)

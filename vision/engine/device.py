@@ -6,9 +6,10 @@ import contextlib
 
 import torch
 
-__all__ = ["PRECISIONS", "autocast", "choose_device", "choose_precision"]
+__all__ = ["DTYPES", "PRECISIONS", "autocast", "choose_device", "choose_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -42,6 +43,4 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """The autocast context of a precision from `choose_precision`; none for fp32."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    return contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])

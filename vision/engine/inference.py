@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from vision.data.resize import Placement, Preprocess, restore_detections, restore_segmentation
-from vision.engine.device import autocast, choose_device, choose_precision
-from vision.layers.fold import fold_batch_norms
+from vision.engine.device import DTYPES, autocast, choose_device, choose_precision
+from vision.layers.fold import fold_batch_norms, store_weights
 from vision.models import VisionModel
 from vision.ops.crf import dense_crf
 from vision.structures import Detections, Geometry, Segmentation
 
-__all__ = ["Inference", "JointInference", "check_channels", "preprocess_of", "stack_images"]
+__all__ = ["Inference", "JointInference", "check_channels", "preprocess_of", "ready_model", "stack_images"]
 
 
 def preprocess_of(model: VisionModel) -> Preprocess:
@@ -46,11 +46,21 @@ def stack_images(images: Sequence[np.ndarray], pad: int) -> Tensor:
     return torch.from_numpy(batch).permute(0, 3, 1, 2)  # channels_last in memory
 
 
+def ready_model(model: VisionModel, device: torch.device, precision: str, *, fold: bool = True) -> VisionModel:
+    """A copy of `model` for inference under `autocast(device, precision)`: in evaluation mode, on `device` in
+    channels_last, batch norms folded into convolutions (`fold`), weights kept in the precision that they are used in.
+    """
+    ready = fold_batch_norms(model) if fold else copy.deepcopy(model).eval()
+    ready = ready.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    if precision != "fp32":
+        store_weights(ready, DTYPES[precision])
+    return ready
+
+
 class Inference:
     """A model made ready for inference, with its options; called with prepared images or with plain ones.
 
-    The model itself is not touched: the copy used here is in evaluation mode, has its batch norms folded into its
-    convolutions (`fold`) and lies on `device` in channels_last. `options` go to `decode`.
+    The model itself is not touched: what runs is a copy (`ready_model`). `options` go to `decode`.
 
     Of segmentation models: `tile` cuts images into overlapping squares of that side. They are resized by the factor
     that training used, not to its size (`Preprocess.for_tiles`), and stay on the host with the sums: the device holds
@@ -77,8 +87,7 @@ class Inference:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.classes, self.task, self.preprocess = model.classes, model.task, preprocess_of(model)
-        ready = fold_batch_norms(model) if fold else copy.deepcopy(model).eval()
-        self.model = ready.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.model = ready_model(model, self.device, self.precision, fold=fold)
         if tile:
             self.preprocess = self.preprocess.for_tiles()
         self.tile, self.tta, self.crf, self.scores = tile, tta, crf, scores

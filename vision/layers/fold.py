@@ -1,4 +1,5 @@
-"""Batch norms folded into the convolutions before them: the same function in evaluation, with less to compute."""
+"""Networks made ready for inference: batch norms folded into the convolutions before them, weights in the precision
+that they are used in. The same function, with less to compute."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ import itertools
 from collections.abc import Iterator
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vision.layers.conv import ConvNormAct
+from vision.layers.conv import ConvNormAct, GroupedConv2d
 
-__all__ = ["fold_batch_norms"]
+__all__ = ["fold_batch_norms", "store_weights"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -34,6 +36,18 @@ def fold_batch_norms(model: Network) -> Network:
         if isinstance(module, ConvNormAct) and isinstance(module[-1], nn.SiLU | nn.Hardswish):
             module[-1].inplace = True  # nobody else sees the convolution's output, and no gradient needs it
     return folded
+
+
+def store_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keeps the weights of convolutions and linear layers in `dtype`, in place: what autocast would make of them anew
+    at every call. Not of other subclasses, which may do more with their weights, nor in modules that say
+    `full_precision`."""
+    if getattr(module, "full_precision", False):
+        return
+    if type(module) in (nn.Conv2d, GroupedConv2d, nn.ConvTranspose2d, nn.Linear):
+        module.to(dtype)
+    for child in module.children():
+        store_weights(child, dtype)
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from vision.models.base import DenseOutputs, VisionModel
 from vision.ops.assign import Assignment, gather_objects
 from vision.ops.boxes import clip_boxes, paired_iou
 from vision.ops.coders import decode_boxes, encode_boxes
-from vision.ops.nms import Candidates, select_candidates, suppress
+from vision.ops.nms import Candidates, best_pairs, gather_places, suppress
 from vision.structures import Detections, Targets
 
 __all__ = ["DenseDetector", "anchor_box_loss", "class_score_loss"]
@@ -65,9 +65,10 @@ def anchor_box_loss(
 class DenseDetector(VisionModel):
     """A detector that scores every place of its pyramid; a subclass says what its outputs mean.
 
-    It implements `scores` (B, P, C) in [0, 1], and `boxes_at`, the decoded boxes of some places. `candidates` is how
-    many (place, class) pairs enter NMS, of the whole image, or of each level where `candidates_per_level`. `None` for
-    an argument of `decode` means the model's own default, an attribute of the same name.
+    It implements `boxes_at`, the decoded boxes of some places, and `scores`, where these are not the logits' sigmoids.
+    `candidates` is how many (place, class) pairs enter NMS, of the whole image, or of each level where
+    `candidates_per_level`. `None` for an argument of `decode` means the model's own default, an attribute of the same
+    name.
     """
 
     task = "detection"
@@ -77,9 +78,12 @@ class DenseDetector(VisionModel):
     iou_threshold: float = 0.65
     max_detections: int = 100
 
-    def scores(self, outputs: DenseOutputs) -> Tensor:
-        """Class scores (B, P, C) in [0, 1], float32."""
-        return outputs.logits.float().sigmoid()
+    def scores(self, logits: Tensor, quality: Tensor | None = None) -> Tensor:
+        """Class scores (..., C) in [0, 1], float32, of places with logits (..., C) and quality (...).
+
+        Each rises with its own logit and hangs on no other: the best class of a place is that of its largest logit.
+        """
+        return logits.float().sigmoid()
 
     def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:
         """Boxes (B, K, 4) xyxy in input pixels, not clipped, of the places (B, K) int64."""
@@ -113,29 +117,32 @@ class DenseDetector(VisionModel):
 
     def propose(self, outputs: DenseOutputs, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What enters NMS: boxes (B, K, 4) clipped to `sizes`, scores (B, K), labels (B, K), with a fixed K."""
-        best = self._select(self.scores(outputs), outputs.strides)
+        best = self._select(outputs)
         boxes = self.boxes_at(outputs, best.places)
         return clip_boxes(boxes, sizes.to(boxes.device)), best.scores, best.labels
 
-    def _select(self, scores: Tensor, strides: Tensor) -> Candidates:
-        if not self.candidates_per_level:
-            return select_candidates(scores, self.candidates)
-        if torch.compiler.is_exporting():
-            return self._select_by_mask(scores, strides)
-        counts = torch.unique_consecutive(strides, return_counts=True)[1].tolist()
-        starts = [sum(counts[:i]) for i in range(len(counts))]
-        levels = [select_candidates(part, self.candidates) for part in scores.split(counts, dim=1)]
-        return Candidates(
-            torch.cat([level.scores for level in levels], 1),
-            torch.cat([level.places + start for level, start in zip(levels, starts)], 1),
-            torch.cat([level.labels for level in levels], 1),
-        )
+    def _select(self, outputs: DenseOutputs) -> Candidates:
+        """The best (place, class) pairs; only the places of the best single scores are scored in all classes."""
+        highest = self.scores(outputs.logits.amax(-1, keepdim=True), outputs.quality).squeeze(-1)  # (B, P)
+        levels = [self._best_of(outputs, *level) for level in self._levels(highest, outputs.strides)]
+        return Candidates(*(torch.cat(values, 1) for values in zip(*levels)))
 
-    def _select_by_mask(self, scores: Tensor, strides: Tensor) -> Candidates:
-        """The same with the places of the other levels masked: an export cannot know how many places a level has."""
-        level = torch.cat([strides.new_zeros(1), (strides.diff() != 0).to(strides.dtype)]).cumsum(0)
-        parts = [
-            select_candidates(scores.masked_fill((level != i)[:, None], -1.0), self.candidates)
-            for i in range(len(self.neck.channels))
-        ]
-        return Candidates(*(torch.cat(values, 1) for values in zip(*parts)))
+    def _levels(self, highest: Tensor, strides: Tensor) -> list[tuple[Tensor, int]]:
+        """The highest scores of each level and its first place; of all places as one without `candidates_per_level`."""
+        if not self.candidates_per_level:
+            return [(highest, 0)]
+        if torch.compiler.is_exporting():
+            # how many places a level has is not known there: those of the other levels are masked
+            level = torch.cat([strides.new_zeros(1), (strides.diff() != 0).to(strides.dtype)]).cumsum(0)
+            return [(highest.masked_fill(level != i, -1.0), 0) for i in range(len(self.neck.channels))]
+        counts = torch.unique_consecutive(strides, return_counts=True)[1].tolist()
+        return [(part, sum(counts[:i])) for i, part in enumerate(highest.split(counts, dim=1))]
+
+    def _best_of(self, outputs: DenseOutputs, highest: Tensor, first: int) -> Candidates:
+        best, places = highest.topk(min(self.candidates, highest.shape[1]), dim=1)
+        places = places + first
+        quality = None if outputs.quality is None else outputs.quality.gather(1, places)
+        scores = self.scores(gather_places(outputs.logits, places), quality)
+        if torch.compiler.is_exporting():
+            scores = scores.masked_fill((best < 0).unsqueeze(-1), -1.0)  # places of other levels
+        return best_pairs(scores, places, self.candidates)

@@ -82,11 +82,11 @@ class FCOS(DenseDetector):
             strides.append(torch.full((height * width,), 8.0 * 2**number, device=level.device))
         return torch.cat(points), torch.cat(strides)
 
-    def scores(self, outputs: DenseOutputs) -> Tensor:
+    def scores(self, logits: Tensor, quality: Tensor | None = None) -> Tensor:
         """The geometric mean of class score and centre-ness, or the class score where there is none."""
-        if outputs.quality is None:
-            return super().scores(outputs)
-        return (outputs.logits.float().sigmoid() * outputs.quality.float().sigmoid().unsqueeze(-1)).sqrt()
+        if quality is None:
+            return super().scores(logits)
+        return (logits.float().sigmoid() * quality.float().sigmoid().unsqueeze(-1)).sqrt()
 
     def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:
         distances = gather_objects(outputs.deltas, places).float() * outputs.strides[places].unsqueeze(-1)

@@ -66,7 +66,10 @@ def decode_masks(
     head: nn.Module,
     sizes: Tensor,
 ) -> list[Detections]:
-    """`found` with the mask of each box, of its class, pasted into images of `sizes` (B, 2)."""
+    """`found` with the mask of each box, of its class, pasted into images of `sizes` (B, 2).
+
+    The head runs in the precision that the features were computed in, as the rest of the network did.
+    """
     boxes = torch.cat([detections.boxes for detections in found])
     labels = torch.cat([detections.labels for detections in found])
     counts = [len(detections) for detections in found]
@@ -74,7 +77,9 @@ def decode_masks(
         torch.arange(len(found), device=boxes.device), torch.tensor(counts, device=boxes.device)
     )
     if len(boxes):
-        logits = head(pool_regions(features, boxes, images, strides, size))
+        dtype, device = features[0].dtype, features[0].device.type
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            logits = head(pool_regions(features, boxes, images, strides, size))
         masks = logits[torch.arange(len(boxes), device=boxes.device), labels].float().sigmoid()
     else:
         masks = boxes.new_zeros(0, 2 * size, 2 * size)

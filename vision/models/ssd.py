@@ -67,12 +67,11 @@ class SSD(DenseDetector):
         boxes, strides = self.anchors([level.shape[-2:] for level in levels], images.shape[-2:])
         return DenseOutputs(logits, deltas, boxes, strides)
 
-    def scores(self, outputs: DenseOutputs) -> Tensor:
-        return outputs.logits.float().softmax(-1)[..., :-1]
-
-    def _select(self, scores: Tensor, strides: Tensor) -> Candidates:
-        best, place = scores.transpose(1, 2).topk(min(self.candidates, scores.shape[1]), dim=-1)  # (B, C, K)
-        label = torch.arange(scores.shape[-1], device=scores.device)[:, None].expand_as(place)
+    def _select(self, outputs: DenseOutputs) -> Candidates:
+        """The best places of each class; the scores are softmaxes over the classes and the background."""
+        scores = outputs.logits.float().softmax(-1)[..., :-1].transpose(1, 2)  # (B, C, P)
+        best, place = scores.topk(min(self.candidates, scores.shape[-1]), dim=-1)  # (B, C, K)
+        label = torch.arange(scores.shape[1], device=scores.device)[:, None].expand_as(place)
         return Candidates(best.flatten(1), place.flatten(1), label.flatten(1))
 
     def boxes_at(self, outputs: DenseOutputs, places: Tensor) -> Tensor:

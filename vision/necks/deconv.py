@@ -21,6 +21,8 @@ class DeformableConv(nn.Module):
     (B, in, H, W) -> (B, out, H, W). Exports to ONNX only where torchvision's operator does.
     """
 
+    full_precision = True  # the operator has no kernel for less
+
     def __init__(self, in_channels: int, out_channels: int, norm: Norm = "batch"):
         super().__init__()
         self.offsets = nn.Conv2d(in_channels, 27, 3, padding=1)
@@ -31,7 +33,7 @@ class DeformableConv(nn.Module):
         nn.init.zeros_(self.offsets.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # the operator has no kernel for reduced precision
+        with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             predicted = self.offsets(x)
             x = self.conv(x, predicted[:, :18], 2 * predicted[:, 18:].sigmoid())

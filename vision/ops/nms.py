@@ -10,7 +10,10 @@ from torchvision.ops import batched_nms
 
 from vision.structures import Detections
 
-__all__ = ["Candidates", "select_candidates", "select_detections", "suppress"]
+__all__ = ["Candidates", "best_pairs", "gather_places", "select_candidates", "suppress"]
+
+
+_TRIED = 3  # times the boxes that are wanted: most images need no second try
 
 
 class Candidates(NamedTuple):
@@ -27,15 +30,20 @@ def select_candidates(scores: Tensor, count: int) -> Candidates:
     Only the `count` places with the highest single class score can hold one of them, so the classes of the others
     are never sorted. Static shapes: exports and compiles.
     """
-    places, classes = scores.shape[1:]
-    kept = min(count, places)
-    if classes == 1:
-        best, place = scores.squeeze(-1).topk(kept, dim=1)
-        return Candidates(best, place, torch.zeros_like(place))
-    place = scores.amax(-1).topk(kept, dim=1).indices  # (B, kept)
-    rows = scores.gather(1, place.unsqueeze(-1).expand(-1, -1, classes)).flatten(1)
-    best, flat = rows.topk(min(count, kept * classes), dim=1)
-    return Candidates(best, place.gather(1, flat // classes), flat % classes)
+    places = scores.amax(-1).topk(min(count, scores.shape[1]), dim=1).indices  # (B, K)
+    return best_pairs(gather_places(scores, places), places, count)
+
+
+def gather_places(values: Tensor, places: Tensor) -> Tensor:
+    """The rows (B, K, C) of values (B, P, C) at places (B, K)."""
+    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def best_pairs(scores: Tensor, places: Tensor, count: int) -> Candidates:
+    """The `count` highest of scores (B, K, C), the class scores of `places` (B, K)."""
+    classes = scores.shape[-1]
+    best, flat = scores.flatten(1).topk(min(count, scores.shape[1] * classes), dim=1)
+    return Candidates(best, places.gather(1, flat // classes), flat % classes)
 
 
 def suppress(
@@ -59,30 +67,21 @@ def suppress(
         keep = (score > score_threshold) & (box[:, 2:] > box[:, :2]).all(-1)
         box, score, label = box[keep], score[keep], label[keep]
         group = torch.zeros_like(label) if class_agnostic else label
-        chosen = batched_nms(box, score, group, iou_threshold)[:max_detections]
+        chosen = _best_of_nms(box, score, group, iou_threshold, max_detections)
         results.append(Detections(box[chosen], score[chosen], label[chosen]))
     return results
 
 
-def select_detections(
-    boxes: Tensor,
-    scores: Tensor,
-    *,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
-    candidates: int = 1000,
-    class_agnostic: bool = False,
-) -> list[Detections]:
-    """Detections of each image from boxes (B, P, 4) and scores (B, P, C): `select_candidates`, then `suppress`."""
-    best = select_candidates(scores, candidates)
-    chosen = boxes.gather(1, best.places.unsqueeze(-1).expand(-1, -1, 4))
-    return suppress(
-        chosen,
-        best.scores,
-        best.labels,
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        max_detections=max_detections,
-        class_agnostic=class_agnostic,
-    )
+def _best_of_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, count: int) -> Tensor:
+    """The first `count` of torchvision's `batched_nms`: places (<= count,) of N boxes, by falling score.
+
+    A box hangs on better ones alone: the best few are tried first, more of them only where too few of those stay.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    tried = _TRIED * count
+    while True:
+        part = order[:tried]
+        kept = part[batched_nms(boxes[part], scores[part], groups[part], iou_threshold)]
+        if len(kept) >= count or tried >= len(order):
+            return kept[:count]
+        tried *= _TRIED

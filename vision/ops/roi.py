@@ -86,16 +86,17 @@ def pool_regions(
 
     boxes (N, 4) xyxy in input pixels and images (N,) int64, the image of each. Each box reads the map that
     `pyramid_level` names. Equal to torchvision's MultiScaleRoIAlign(sampling_ratio=2), of static shape and without a
-    host sync. float32 whatever comes in; differentiable in the maps.
+    host sync. Differentiable in the maps; float32, where no gradient is wanted in the maps' own precision.
     """
     boxes = boxes.detach().float()
     level = pyramid_level(boxes, strides)
     if torch.compiler.is_exporting():
         return _pool_by_operator(features, boxes, images, level, strides, size)
     # all maps as one table of rows of C values; every bin is a weighted sum of 16 of them
-    table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, f.shape[1]) for f in features]).float()
+    table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, f.shape[1]) for f in features])
     index, weight = _bin_taps(features, boxes, images, level, strides, size)
-    pooled = _WeightedRows.apply(table, index, weight)
+    dtype = torch.float32 if torch.is_grad_enabled() else table.dtype
+    pooled = _WeightedRows.apply(table.to(dtype), index, weight.to(dtype))
     return pooled.view(boxes.shape[0], size, size, features[0].shape[1]).permute(0, 3, 1, 2)
 
 
