@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
 from vision.heads.dense import LevelHead
-from vision.layers.conv import run_on_small_map
+from vision.layers.conv import ConvNormAct, run_on_small_map
+from vision.layers.init import initialise
 from vision.losses.detection import read_box_loss
 from vision.losses.mining import hard_negatives
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, DenseOutputs
@@ -26,7 +27,7 @@ from vision.ops.nms import Candidates
 from vision.ops.reduce import global_mean_count
 from vision.structures import ClassMap, Targets
 
-__all__ = ["SSD", "VGGLevels", "build_ssd"]
+__all__ = ["SSD", "ExtendedLevels", "VGGLevels", "build_ssd"]
 
 CODER = (10.0, 10.0, 5.0, 5.0)
 
@@ -92,6 +93,36 @@ class SSD(DenseDetector):
         return {"class": (values * chosen).sum() / total, "box": box / total}
 
 
+class ExtendedLevels(nn.Module):
+    """The maps of `backbone`, and one more of each of `extras`, which reads the map before it."""
+
+    def __init__(self, backbone: Backbone, extras: Sequence[nn.Module], channels: Sequence[int]):
+        super().__init__()
+        self.backbone, self.extras = backbone, nn.ModuleList(extras)
+        self.channels = (*backbone.channels, *channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        levels = self.backbone(x)
+        for extra in self.extras:
+            levels.append(run_on_small_map(extra, levels[-1]))
+        return levels
+
+
+def ssd_levels(name: str, extras: int, options: Mapping[str, Any]) -> ExtendedLevels:
+    """Levels 3 to 5 of any backbone and `extras` more, each of half the size, with 512, then 256 channels."""
+    body = build_backbone(name, **{"levels": (3, 4, 5), **options})
+    norm, width = options.get("norm", "batch"), options.get("width", 1.0)
+    channels = [max(16, int(count * width)) for count in (512, *[256] * (extras - 1))]
+    inputs = (body.channels[-1], *channels)
+    blocks = [
+        nn.Sequential(ConvNormAct(before, after // 2, 1, norm=norm), ConvNormAct(after // 2, after, 3, 2, norm=norm))
+        for before, after in zip(inputs, channels)
+    ]
+    for block in blocks:
+        initialise(block, "kaiming_normal")
+    return ExtendedLevels(body, blocks, channels)
+
+
 class VGGLevels(nn.Module):
     """VGG-16 up to conv4_3, rescaled, and on through dilated "fc6", "fc7" and `extras`: 6 levels, or 7 `high`.
 
@@ -99,9 +130,9 @@ class VGGLevels(nn.Module):
     at each place, a learnt scale a channel (arXiv:1506.04579).
     """
 
-    def __init__(self, *, high: bool = False, width: float = 1.0):
+    def __init__(self, *, high: bool = False, options: Mapping[str, Any]):
         super().__init__()
-        self.backbone: Backbone = build_backbone("vgg16", levels=(3, 4), width=width)
+        self.backbone: Backbone = build_backbone("vgg16", levels=(3, 4), **options)
         # as in the paper, odd maps keep their last row here: 75 -> 38
         self.backbone.features[16].ceil_mode = True
         stem = self.backbone.channels[0]
@@ -148,31 +179,44 @@ class VGGLevels(nn.Module):
 
 
 def build_ssd(
-    classes: ClassMap, *, size: int = 300, width: float = 1.0, box_loss: str | Mapping[str, Any] = "smooth_l1"
+    classes: ClassMap,
+    *,
+    size: int = 300,
+    backbone: str = "vgg16",
+    width: float = 1.0,
+    box_loss: str | Mapping[str, Any] = "smooth_l1",
+    backbone_options: dict[str, Any] | None = None,
 ) -> SSD:
-    """SSD300 or SSD512 on VGG-16: `size` 300 or 512 chooses levels and boxes; `width` multiplies the channels.
+    """SSD300 or SSD512: `size` 300 or 512 chooses levels and boxes; `width` multiplies the channels.
 
-    Made for images of that size; others work too, with maps of other sizes. `box_loss` as in `losses.detection`.
+    On VGG-16 with the paper's levels; on any other backbone with its levels 3 to 5, and smaller ones until a map of one
+    or two places a side. Made for images of that size; others work too, with maps of other sizes. `box_loss` as in
+    `losses.detection`.
     """
     if size not in (300, 512):
         raise ValueError(f"build_ssd: size {size}; choose 300 or 512")
     high = size == 512
-    backbone = VGGLevels(high=high, width=width)
     ratios = [[2], *[[2, 3]] * (4 if high else 3), [2], [2]]
-    if high:
-        scales = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
-        strides = (8, 16, 32, 64, 128, 256, 512)
+    scales = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05) if high else (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+    options = {"width": width, **(backbone_options or {})}
+    if backbone == "vgg16":
+        body: nn.Module = VGGLevels(high=high, options=options)
+        strides = (8, 16, 32, 64, 128, 256, 512) if high else (8, 16, 32, 64, 100, 300)
+        mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3  # Caffe's input: bytes less their mean
     else:
-        scales, strides = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), (8, 16, 32, 64, 100, 300)
+        body, strides, mean, std = (
+            ssd_levels(backbone, len(ratios) - 3, options),
+            None,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+        )
     anchors = DefaultBoxes(ratios, scales, strides)
-    head = LevelHead(backbone.channels, anchors.counts, len(classes) + 1)
+    head = LevelHead(body.channels, anchors.counts, len(classes) + 1)
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    # Caffe's input: bytes less their mean
-    mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
-    return SSD(classes, backbone, head, anchors, box_loss=box_loss, mean=mean, std=std)
+    return SSD(classes, body, head, anchors, box_loss=box_loss, mean=mean, std=std)
 
 
 build_ssd300_vgg16 = partial(build_ssd, size=300)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from vision.backbones.base import BackboneOptions
+from vision.backbones import build_backbone
+from vision.backbones.base import Backbone, BackboneOptions
 from vision.backbones.mobilenet import MOBILENETS, MobileNet, MobileNetShape
 from vision.heads.dense import LevelHead
-from vision.layers.conv import ConvNormAct, run_on_small_map
-from vision.layers.norm import BatchNorm
-from vision.models.ssd import SSD
+from vision.layers.conv import ConvNormAct
+from vision.layers.norm import BatchNorm, Norm
+from vision.models.ssd import SSD, ExtendedLevels
 from vision.ops.default_boxes import DefaultBoxes, linear_scales
 from vision.structures import ClassMap
 
-__all__ = ["MobileLevels", "build_ssdlite", "reduce_tail"]
+__all__ = ["build_ssdlite", "reduce_tail"]
+
+TAPPED = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")  # whose expansions are read
+NORM = partial(BatchNorm, eps=1e-3, momentum=0.03)
 
 
 def reduce_tail(shape: MobileNetShape) -> MobileNetShape:
@@ -27,38 +33,30 @@ def reduce_tail(shape: MobileNetShape) -> MobileNetShape:
     return replace(shape, blocks=(*blocks, *halved))
 
 
-class MobileLevels(nn.Module):
-    """A MobileNet's maps at stride 16 (the expansion before the last stride) and 32, and four extra ones: 6 levels.
+def ssdlite_levels(
+    name: str, *, reduced: bool = False, fine: bool = False, options: Mapping[str, Any]
+) -> ExtendedLevels:
+    """Maps at stride 16 and 32, with `fine` 8 before them, and four extra ones: 6 or 7 levels.
 
-    `fine` adds the expansion before the stride that leads to 16 in front of them, a map at stride 8.
+    Of a MobileNetV2 or V3 the first ones are the expansions before the strides, as in the papers; of any other backbone
+    its levels 3 to 5. `options` are the backbone's; norm and width are the extra maps' too.
     """
-
-    def __init__(self, name: str, *, reduced: bool, width: float, fine: bool = False):
-        super().__init__()
-        if name not in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"):
-            choices = "mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small"
-            raise ValueError(f"SSDlite: backbone {name!r}; choose one of {choices}")
-        norm = partial(BatchNorm, eps=1e-3, momentum=0.03)
-        shape = MOBILENETS[name]
-        if reduced and shape.version == 3:
-            shape = reduce_tail(shape)
+    norm, width = options["norm"], options["width"]
+    if name in TAPPED:
+        shape = reduce_tail(MOBILENETS[name]) if reduced and name != "mobilenet_v2" else MOBILENETS[name]
         strided = [i for i, row in enumerate(shape.blocks, start=1) if row.stride == 2]
         taps = (*(f"{i}.expand" for i in strided[-2 if fine else -1 :]), len(shape.blocks) + 1)
-        self.backbone = MobileNet(shape, BackboneOptions(norm=norm, width=width), taps)
-        channels = [max(16, int(count * width)) for count in (512, 256, 256, 128)]
-        inputs = [self.backbone.channels[-1], *channels]
-        self.extras = nn.ModuleList(_shrink(before, after, norm) for before, after in zip(inputs, channels))
-        self.channels = (*self.backbone.channels, *channels)
-        draw_normal(self)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        levels = self.backbone(x)
-        for extra in self.extras:
-            levels.append(run_on_small_map(extra, levels[-1]))
-        return levels
+        body: Backbone = MobileNet(shape, BackboneOptions(**options), taps)
+    else:
+        body = build_backbone(name, **{"levels": (3, 4, 5) if fine else (4, 5), **options})
+    channels = [max(16, int(count * width)) for count in (512, 256, 256, 128)]
+    inputs = (body.channels[-1], *channels)
+    levels = ExtendedLevels(body, [_shrink(before, after, norm) for before, after in zip(inputs, channels)], channels)
+    draw_normal(levels if name in TAPPED else levels.extras)
+    return levels
 
 
-def _shrink(inputs: int, outputs: int, norm: partial) -> nn.Sequential:
+def _shrink(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     """Half the size: 1x1 to half the output channels, depthwise 3x3 with stride 2, 1x1."""
     middle = outputs // 2
     return nn.Sequential(
@@ -85,21 +83,26 @@ def build_ssdlite(
     width: float = 1.0,
     fine: bool = False,
     smallest: float = 0.2,
+    box_loss: str | Mapping[str, Any] = "smooth_l1",
+    backbone_options: dict[str, Any] | None = None,
 ) -> SSD:
     """SSDlite. `reduced` halves the last stage of a MobileNetV3; `width` multiplies all channels. Made for 320 px.
 
+    Any backbone will do, with its levels 4 and 5; MobileNets are read where the papers have it.
+
     For small objects: `fine` adds a level of stride 8, `smallest` is the side of the smallest boxes as a share of the
-    image's.
+    image's. `box_loss` as in `losses.detection`.
     """
     if not 0 < smallest < 0.95:
         raise ValueError(f"build_ssdlite: smallest {smallest}; expected a share of the image's side, 0 < share < 0.95")
-    body = MobileLevels(backbone, reduced=reduced, width=width, fine=fine)
+    options = {"norm": NORM, "width": width, **(backbone_options or {})}
+    body = ssdlite_levels(backbone, reduced=reduced, fine=fine, options=options)
     levels = len(body.channels)
     anchors = DefaultBoxes([[2, 3]] * levels, linear_scales(levels, smallest, 0.95))
-    norm = partial(BatchNorm, eps=1e-3, momentum=0.03)
-    head = LevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=norm)
+    head = LevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=NORM)
     draw_normal(head)
-    model = SSD(classes, body, head, anchors, candidates=300, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    half = (0.5, 0.5, 0.5)
+    model = SSD(classes, body, head, anchors, candidates=300, box_loss=box_loss, mean=half, std=half)
     model.score_threshold, model.iou_threshold, model.max_detections = 0.001, 0.55, 300
     return model
 
