@@ -140,7 +140,7 @@ def test_segmenter_learns_things_and_stuff_of_eight_images_by_heart(eight_images
     unet = {"backbone": "resnet18", "backbone_options": HALF, "widths": [64, 48, 32, 24]}
     result = train(
         model="unet", model_options=unet, data=data, out=str(tmp_path / "run"), val_split=None, batch_size=8,
-        image_size=160, resize="letterbox", epochs=150, optim={"lr": 2e-3}, augment=PLAIN, ema={"decay": 0.0},
+        image_size=160, resize="letterbox", epochs=400, optim={"lr": 2e-3}, augment=PLAIN, ema={"decay": 0.0},
         threads=1,
     )  # fmt: skip
     model = vision.load(result.weights)

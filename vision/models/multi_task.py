@@ -7,7 +7,7 @@ by half the squared distance between them (Duong et al., ACL 2015, P15-2139).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,15 +95,19 @@ class MultiTask(FCOS):
             losses["sharing"] = self.pull * distance_apart(self.backbone, self.semantic_backbone)
         return losses
 
-    def decode(self, outputs: MultiTaskOutputs, sizes: Tensor, **options: Any) -> list[Detections]:
-        """The detections, as every dense detector's `decode`."""
-        return super().decode(outputs.detection, sizes, **options)
+    def propose(self, outputs: MultiTaskOutputs, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What enters NMS of the detections, as of every dense detector; so `decode` returns those."""
+        return super().propose(outputs.detection, sizes)
 
     def decode_semantic(
         self, outputs: MultiTaskOutputs, sizes: Tensor, *, scores: bool = False, **_: Any
     ) -> list[Segmentation]:
         """One Segmentation an image, cropped to its size; with `scores` the class probabilities too."""
         return self.decode_logits(outputs.semantic.logits, sizes, scores=scores)
+
+    def semantic_probabilities(self, outputs: MultiTaskOutputs, size: Sequence[int]) -> Tensor:
+        """The probability of each class (B, C, H, W) at every pixel of images of `size` (height, width)."""
+        return outputs.semantic.logits[..., : size[0], : size[1]].softmax(1)
 
     def decode_logits(self, logits: Tensor, sizes: Tensor, *, scores: bool = False) -> list[Segmentation]:
         """As `decode_semantic`, of the semantic logits (B, C, H, W) alone."""

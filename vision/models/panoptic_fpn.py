@@ -71,12 +71,18 @@ class PanopticFPN(TwoStageDetector):
         logits = resize(logits, (logits.shape[-2] * stride, logits.shape[-1] * stride))
         return logits[..., : size[0], : size[1]]
 
+    def semantic_probabilities(self, outputs: RoiOutputs, size: Sequence[int]) -> Tensor:
+        """The probability of each class (B, C, H, W) at every pixel of images of `size` (height, width)."""
+        return self._full_size(outputs.semantic.float(), size).softmax(1)
+
     @torch.no_grad()
     def decode_semantic(self, outputs: RoiOutputs, sizes: Tensor) -> list[Segmentation]:
         """The class of each pixel, things and stuff alike, of each image of `sizes` (B, 2), with its scores."""
         results = []
-        for logits, (height, width) in zip(outputs.semantic, sizes.tolist()):
-            scores = self._full_size(logits[None].float(), (height, width))[0].softmax(0)
+        for scores, (height, width) in zip(
+            self.semantic_probabilities(outputs, sizes.amax(0).tolist()), sizes.tolist()
+        ):
+            scores = scores[:, :height, :width]
             results.append(Segmentation(scores.argmax(0), scores))
         return results
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from vision.heads.rpn import RPNHead
 from vision.models.base import DenseOutputs, RoiOutputs, RoiStage, VisionModel
-from vision.models.roi_decode import decode_boxes_of_stages, decode_masks
+from vision.models.roi_decode import decode_masks, propose_of_stages, region_masks
 from vision.models.roi_losses import mask_loss, rpn_losses, stage_losses
 from vision.ops.anchors import AnchorGenerator
 from vision.ops.assign import IGNORE
 from vision.ops.coders import decode_boxes
 from vision.ops.match import overlap_assignment
+from vision.ops.nms import suppress
 from vision.ops.roi import clip_to_image, pool_regions, select_proposals
 from vision.ops.sample import sample_balanced
 from vision.structures import ClassMap, Detections, Targets
@@ -220,6 +221,18 @@ class TwoStageDetector(VisionModel):
             losses["mask"] = mask_loss(outputs.mask_logits, outputs.stages[0], targets)
         return losses
 
+    def propose(self, outputs: RoiOutputs, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What enters NMS: boxes (B, K, 4) clipped to `sizes`, scores (B, K), labels (B, K), with a fixed K. Of outputs
+        made without targets."""
+        return propose_of_stages(outputs.stages, sizes, self.settings.box_weights[-1])
+
+    def masks_at(self, outputs: RoiOutputs, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Mask probabilities (B, N, m, m) within boxes (B, N, 4) of the classes `labels` (B, N)."""
+        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        flat = boxes.flatten(0, 1), labels.flatten(), images
+        masks = region_masks(outputs.features, *flat, self.roi_strides, 2 * self.pool_size, self.mask_head)
+        return masks.unflatten(0, boxes.shape[:2])
+
     def decode(
         self,
         outputs: RoiOutputs,
@@ -236,11 +249,9 @@ class TwoStageDetector(VisionModel):
         of two of a class (of any if `class_agnostic`) that overlap by more than `iou_threshold` only the better one.
         """
         settings = self.settings
-        found = decode_boxes_of_stages(
-            outputs.stages,
-            sizes,
-            settings.box_weights[-1],
-            score_threshold=settings.score_threshold if score_threshold is None else score_threshold,
+        found = suppress(
+            *self.propose(outputs, sizes),
+            score_threshold=max(settings.score_threshold if score_threshold is None else score_threshold, 0.0),
             iou_threshold=settings.iou_threshold if iou_threshold is None else iou_threshold,
             max_detections=settings.max_detections if max_detections is None else max_detections,
             class_agnostic=class_agnostic,

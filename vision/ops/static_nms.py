@@ -8,7 +8,7 @@ from torchvision.ops import nms
 
 from vision.ops.boxes import box_area, pairwise_intersection
 
-__all__ = ["keep_mask"]
+__all__ = ["keep_mask", "static_detections"]
 
 _ROUNDS = 32
 
@@ -24,6 +24,34 @@ def keep_mask(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     if boxes.device.type == "cpu" and not torch.compiler.is_exporting():
         return _greedy_keep_mask(boxes.detach(), valid, iou_threshold)
     return _cluster_keep_mask(boxes.detach(), valid, iou_threshold)
+
+
+def static_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+    candidates: int = 1000,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`ops.nms.suppress` with results of a fixed shape, for exports: of boxes (B, K, 4), scores and labels (B, K) the
+    best N = `max_detections`: boxes (B, N, 4), scores (B, N) falling, labels (B, N). Empty places: all 0, label -1.
+
+    Only the best `candidates` of an image are looked at.
+    """
+    best, places = scores.topk(min(candidates, scores.shape[1]), dim=1)
+    boxes = boxes.gather(1, places.unsqueeze(-1).expand(-1, -1, 4))
+    labels = labels.gather(1, places)
+    valid = (best > score_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    # boxes of each class in a part of the plane of their own do not meet those of others
+    apart = labels.unsqueeze(-1) * (boxes.amax((1, 2), keepdim=True) + 1)
+    keep = keep_mask(boxes + apart, valid, iou_threshold)
+    best, places = torch.where(keep, best, -1.0).topk(min(max_detections, best.shape[1]), dim=1)
+    there = best >= 0
+    boxes = boxes.gather(1, places.unsqueeze(-1).expand(-1, -1, 4)) * there.unsqueeze(-1)
+    return boxes, best.clamp(min=0), torch.where(there, labels.gather(1, places), -1)
 
 
 @torch.library.custom_op("vision::greedy_keep_mask", mutates_args=())
