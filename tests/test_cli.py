@@ -170,3 +170,15 @@ def test_the_tools_are_the_commands():
         [sys.executable, "tools/predict.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "SOURCE" in done.stdout
+
+
+def test_export_writes_a_file_and_says_how_near_it_is(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    weights = ROOT / "weights" / "shapes_unet.safetensors"
+    target = tmp_path / "unet.onnx"
+    assert main(["export", "--weights", str(weights), "--out", str(target), "--size", "32", "64"]) == 0
+    assert "probabilities" in capsys.readouterr().out
+    assert target.stat().st_size > 100_000
+    assert main(["export", "--weights", str(weights), "--out", str(target)]) == 2
+    assert "exists and is kept" in capsys.readouterr().err

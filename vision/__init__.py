@@ -23,6 +23,7 @@ _WHERE = {
     "predict": "vision.engine.predict",
     "train": "vision.engine.train",
     "evaluate": "vision.engine.evaluate",
+    "export": "vision.engine.export",
     "open_dataset": "vision.data",
     "ClassMap": "vision.structures",
     "Detections": "vision.structures",

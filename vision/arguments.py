@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_evaluate", "add_model", "add_score", "outline_options", "positive", "share"]
+__all__ = ["add_evaluate", "add_model", "add_score", "add_weights", "outline_options", "positive", "share"]
 
 MAPS = "Hausdorff distance, HD95, mean surface distance, surface Dice, boundary IoU, Rand scores"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """How a checkpoint is run."""
+def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", required=True, help="checkpoint: best.safetensors, last.pt, or shipped weights' name"
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """How a checkpoint is run."""
+    add_weights(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="arithmetic")
     parser.add_argument("--tile", type=positive, help="segmentation: cut large images into squares of this side")

@@ -1,4 +1,4 @@
-"""The command `vision`: train, evaluate, predict, score, check, convert, models, demo.
+"""The command `vision`: train, evaluate, predict, export, score, check, convert, models, demo.
 
 Nothing heavy is imported before the command is known, so that help appears at once. Exit codes: 0 done, 1 failed or
 found something, 2 bad input, 130 stopped by Ctrl-C.
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vision.arguments import add_evaluate, add_model, add_score, outline_options, positive, share
+from vision.arguments import add_evaluate, add_model, add_score, add_weights, outline_options, positive, share
 
 __all__ = ["main"]
 
@@ -93,6 +93,19 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from vision.engine.checkpoint import load
+    from vision.engine.export import export
+
+    differences = export(
+        load(options.weights), options.out, size=options.size and tuple(options.size), batch_size=options.batch_size,
+        score_threshold=options.score,
+    )  # fmt: skip
+    print(f"{options.out}: images -> {', '.join(differences)}")
+    print("largest difference from PyTorch: " + ", ".join(f"{name} {gap:.1e}" for name, gap in differences.items()))
+    return 0
+
+
 def _score(options: argparse.Namespace) -> int:
     from vision.metrics.score import main_score
 
@@ -149,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train a model; writes a run folder", add_help=False)
     add_evaluate(_command(commands, "evaluate", _evaluate, "metrics of a checkpoint on a data set: tables and JSON"))
     _add_predict(_command(commands, "predict", _predict, "run a checkpoint on images, folders, videos or a camera"))
+    _add_export(_command(commands, "export", _export, "write a checkpoint as an ONNX file, decoding and NMS inside"))
     add_score(_command(commands, "score", _score, "metrics from files alone, without a model"))
     check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
     check.add_argument("data", metavar="DATA", help="data set to look at")
@@ -183,6 +197,16 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "--scores", action="store_true", help="segmentation: write the class probabilities of images to scores/NAME.npy"
     )
     parser.add_argument("--max-frames", type=positive, help="end a video or camera after this many frames")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add_weights(parser)
+    parser.add_argument("--out", required=True, help="ONNX file; must not exist")
+    parser.add_argument(
+        "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the input; default: as in training"
+    )
+    parser.add_argument("--batch-size", type=positive, default=1, help="images at once (default: %(default)s)")
+    parser.add_argument("--score", type=share, help="lowest score that is returned; default: the model's own")
 
 
 def _version() -> str:
