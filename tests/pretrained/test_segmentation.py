@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import vision
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD
 from vision.pretrained.segmentation import convert_segmentation_state, equivalent_options, load_segmentation_state
 from vision.structures import ClassMap
@@ -92,6 +93,23 @@ def test_smp_logits(name, encoder):
     images, normalised = pictures(64, 96)  # smp takes multiples of the stride only
     with torch.no_grad():
         check_equal(ours(images).logits, theirs(normalised))
+
+
+def test_a_foreign_file_loads_by_its_source_and_becomes_one_of_ours(tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    theirs = scrambled(smp.Unet("resnet18", encoder_weights=None, classes=2, in_channels=1))
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pth")
+    ours = vision.load(tmp_path / "theirs.pth", source="smp:unet:resnet18", classes=["ground", "cell"])
+    again = vision.load(vision.save(ours, tmp_path / "ours.safetensors"))
+    grey = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        check_equal(again(grey).logits, theirs((grey - ours.mean) / ours.std))
+    with pytest.raises(ValueError, match="does not say its classes"):
+        vision.load(tmp_path / "theirs.pth", source="smp:unet:resnet18")
+    with pytest.raises(ValueError, match="not weights of smp:unet:resnet18"):
+        vision.load(tmp_path / "theirs.pth", source="smp:unet:resnet18", classes=5)
+    with pytest.raises(ValueError, match="are in the file"):
+        vision.load(tmp_path / "ours.safetensors", classes=5)
 
 
 def test_unknown_keys_and_sources_are_refused():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,24 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def load(weights: str | Path, *, device: str | torch.device = "cpu") -> VisionModel:
+def load(
+    weights: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    source: str | None = None,
+    classes: ClassMap | Sequence[str] | int | None = None,
+) -> VisionModel:
     """The model of a checkpoint, in eval mode on `device`, with `.preprocess` (how its images were prepared).
 
     `weights`: a `.safetensors` file, a run's `last.pt`, a run folder (its best weights) or the name of shipped weights.
-    ValueError when the file is not a checkpoint of this package, names an unknown model or does not fit its own header.
+    With `source` a state dict of another library's segmentation model, as "smp:unet:resnet18" (segmentation_models.
+    pytorch, any encoder of ours) or "torchvision:fcn_resnet50", whose `classes` are not in the file; `save` writes it
+    as one of ours. ValueError when the file is not such a checkpoint, names an unknown model or does not fit it.
     """
+    if source is not None:
+        return _load_foreign(weights, source, classes).to(device=device, memory_format=torch.channels_last).eval()
+    if classes is not None:
+        raise ValueError(f"load: classes of {weights} are in the file; only a foreign `source` needs them")
     tensors, header = read_weights(weights)
     arguments = dict(header["model"])
     name = arguments.pop("name", None)
@@ -180,6 +193,22 @@ def load(weights: str | Path, *, device: str | torch.device = "cpu") -> VisionMo
     if header.get("preprocess"):
         model.preprocess = Preprocess.from_dict(header["preprocess"])
     return model.to(device=device, memory_format=torch.channels_last).eval()
+
+
+def _load_foreign(weights: str | Path, source: str, classes: ClassMap | Sequence[str] | int | None) -> VisionModel:
+    from safetensors.torch import load_file
+
+    from vision.pretrained.segmentation import load_segmentation_state
+
+    if classes is None:
+        raise ValueError(f"load: {weights} does not say its classes; give their names, classes=[...]")
+    path = Path(weights)
+    state = load_file(path) if path.suffix == ".safetensors" else read_state(path)
+    state = state.get("state_dict", state)
+    try:
+        return load_segmentation_state(source, ClassMap.of(classes), state)
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: not weights of {source}: " + " ".join(str(error).split())[:300]) from None
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,14 @@ def equivalent_options(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def load_segmentation_state(source: str, classes: ClassMap, state: Mapping[str, Tensor]) -> Segmenter:
-    """Our model for `source` with the foreign state dict loaded strictly, with auxiliary heads where it has them."""
+    """Our model for `source` with the foreign state dict loaded strictly, with auxiliary heads where it has them, and
+    as many input channels as it has."""
     name, options = equivalent_options(source)
     if options.get("auxiliary") and not any(key.startswith("aux_classifier.") for key in state):
         options["auxiliary"] = 0.0
+    channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)  # of the first convolution
+    if channels != 3:
+        options["in_channels"] = channels
     model = build_model(name, classes, **options)
     converted = convert_segmentation_state(source, state)
     normalisation = {"mean": model.mean, "std": model.std}  # not part of the foreign model
