@@ -162,7 +162,8 @@ class Trainer:
             row |= self._validate()
             self._measure()
         self.log.record(progress.step, {**row, "cpu_seconds": self.spending.total})
-        if time.monotonic() - self._saved_at >= self.config.save_seconds:
+        saves = time.monotonic() - self._saved_at >= self.config.save_seconds
+        if agreed(saves, device=self.device)[0]:  # all processes save together, whatever their clocks say
             self._save()
 
     def to_training(self) -> None:
