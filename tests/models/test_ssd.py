@@ -53,5 +53,7 @@ def test_extra_maps_take_the_backbones_norm_and_the_loss_its_name():
     assert any(isinstance(module, torch.nn.GroupNorm) for module in model.backbone.extras.modules())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     assert model.box_loss.name == "giou"
+    with pytest.raises(ValueError, match="those of the paper"):
+        build_model("ssd300_vgg16", 2, backbone_options={"levels": (2, 3)})
     with pytest.raises(ValueError, match=r"resnet18.*levels"):
         build_model("ssd300_vgg16", 2, **RESNET, backbone_options={"level": (3,)})

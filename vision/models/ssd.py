@@ -108,9 +108,10 @@ class ExtendedLevels(nn.Module):
         return levels
 
 
-def ssd_levels(name: str, extras: int, options: Mapping[str, Any]) -> ExtendedLevels:
-    """Levels 3 to 5 of any backbone and `extras` more, each of half the size, with 512, then 256 channels."""
+def ssd_levels(name: str, count: int, options: Mapping[str, Any]) -> ExtendedLevels:
+    """`count` levels: 3 to 5 of any backbone and then more, each of half the size, with 512, then 256 channels."""
     body = build_backbone(name, **{"levels": (3, 4, 5), **options})
+    extras = count - len(body.channels)
     norm, width = options.get("norm", "batch"), options.get("width", 1.0)
     channels = [max(16, int(count * width)) for count in (512, *[256] * (extras - 1))]
     inputs = (body.channels[-1], *channels)
@@ -200,16 +201,14 @@ def build_ssd(
     scales = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05) if high else (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
     options = {"width": width, **(backbone_options or {})}
     if backbone == "vgg16":
+        if "levels" in options:
+            raise ValueError("build_ssd: levels of vgg16 are those of the paper; choose them on other backbones only")
         body: nn.Module = VGGLevels(high=high, options=options)
         strides = (8, 16, 32, 64, 128, 256, 512) if high else (8, 16, 32, 64, 100, 300)
         mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3  # Caffe's input: bytes less their mean
     else:
-        body, strides, mean, std = (
-            ssd_levels(backbone, len(ratios) - 3, options),
-            None,
-            IMAGENET_MEAN,
-            IMAGENET_STD,
-        )
+        body, strides = ssd_levels(backbone, len(ratios), options), None
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     anchors = DefaultBoxes(ratios, scales, strides)
     head = LevelHead(body.channels, anchors.counts, len(classes) + 1)
     for module in head.modules():
