@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vision.ops.distance import distance_transform, signed_distance, squared_distance_transform
+from vision.ops.distance import distance_transform, float_distance_transform, squared_distance_transform
 
 
 def test_hand_derived(device):
@@ -60,12 +60,15 @@ def test_nothing_false_is_infinitely_far_and_nothing_true_is_zero():
     assert distance_transform(torch.zeros(0, 3, 4, dtype=torch.bool)).shape == (0, 3, 4)
 
 
-def test_signed_distance():
-    # a row: outside, inside, inside, outside -> +1 -1 -1 +1
-    mask = torch.tensor([[False, True, True, False]])
-    assert signed_distance(mask).tolist() == [[1, -1, -1, 1]]
-    assert (signed_distance(torch.zeros(2, 2, dtype=torch.bool)) == 0).all()
-    assert (signed_distance(torch.ones(2, 2, dtype=torch.bool)) == 0).all()
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (40, 1), (37, 53), (300, 400)])
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_float32_for_losses(size, share, device):
+    rng = np.random.default_rng(0)
+    masks = torch.from_numpy(rng.random((3, *size)) < share)
+    masks[0], masks[1] = True, False  # nothing False: infinitely far
+    found = float_distance_transform(masks.to(device)).cpu()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, distance_transform(masks).float())
 
 
 def test_bad_input_is_named():

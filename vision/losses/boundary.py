@@ -16,7 +16,7 @@ from torch import Tensor
 from vision.losses.known_slope import mean_over_present, of_known_slope, probabilities, truth_of
 from vision.losses.reduction import check_reduction, to_float
 from vision.losses.region_sums import check_labels
-from vision.ops.distance import distance_transform
+from vision.ops.distance import float_distance_transform
 
 __all__ = [
     "border_weight_map",
@@ -35,9 +35,8 @@ def signed_distance(mask: Tensor, dims: int = 2) -> Tensor:
     so the inner contour is 0 (as in arXiv:1812.07032's code). All 0 where the mask, of `dims` dimensions, is empty or
     full.
     """
-    spacing = (1.0,) * dims
-    distance = torch.where(mask, 1 - distance_transform(mask, spacing), distance_transform(~mask, spacing))
-    return torch.where(distance.isfinite(), distance, 0).float() * _has_contour(mask, dims)
+    distance = torch.where(mask, 1 - float_distance_transform(mask, dims), float_distance_transform(~mask, dims))
+    return torch.where(distance.isfinite(), distance, 0) * _has_contour(mask, dims)
 
 
 def boundary_loss(
@@ -259,9 +258,9 @@ def _has_contour(mask: Tensor, dims: int) -> Tensor:
 
 def _to_contour(mask: Tensor) -> Tensor:
     """Each pixel's distance to the other side of the contour of `mask` (B, ...); 0 where it is empty or full."""
-    spacing = (1.0,) * (mask.ndim - 1)
-    distance = torch.where(mask, distance_transform(mask, spacing), distance_transform(~mask, spacing))
-    return torch.where(_has_contour(mask, mask.ndim - 1), distance, 0).float()
+    dims = mask.ndim - 1
+    distance = torch.where(mask, float_distance_transform(mask, dims), float_distance_transform(~mask, dims))
+    return torch.where(_has_contour(mask, dims), distance, 0)
 
 
 def _contour(mass: Tensor, counts: Tensor, width: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["distance_transform", "signed_distance", "square_root", "squared_distance_transform"]
+__all__ = ["distance_transform", "float_distance_transform", "square_root", "squared_distance_transform"]
 
 _BLOCK = 8  # shifts between two looks at the largest distance left; a GPU is not looked at, as that waits for it
 
@@ -72,12 +72,27 @@ def _spread(squares: Tensor, axis: int, step: float) -> Tensor:
     return result
 
 
-def signed_distance(mask: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> Tensor:
-    """Distance to the mask outside it, minus the distance to the outside within it (Kervadec et al., 2019), float64.
+def float_distance_transform(mask: Tensor, axes: int = 2) -> Tensor:
+    """`distance_transform` with unit spacing along the last `axes` axes, float32, for losses: images on a CPU by
+    OpenCV, whose transform is exact too (but for the digits of float32) and ten times as fast."""
+    if mask.device.type == "cpu" and axes == 2:
+        return _opencv_distances(mask.bool())
+    return distance_transform(mask, (1.0,) * axes).float()
 
-    Nothing is left infinite: a mask that is empty or full has no boundary, and gives 0.
-    """
-    inside = distance_transform(mask, spacing)
-    outside = distance_transform(~mask.bool(), spacing)
-    signed = outside - inside
-    return torch.where(signed.isfinite(), signed, 0.0)
+
+@torch.library.custom_op("vision::opencv_distances", mutates_args=())
+def _opencv_distances(mask: Tensor) -> Tensor:
+    import cv2
+
+    distances = torch.empty(mask.shape, dtype=torch.float32)
+    if mask.numel():
+        size = mask.shape[-2:]
+        pairs = zip(mask.reshape(-1, *size).to(torch.uint8).numpy(), distances.view(-1, *size).numpy())
+        for image, result in pairs:
+            result[:] = np.inf if image.all() else cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return distances
+
+
+@_opencv_distances.register_fake
+def _(mask: Tensor) -> Tensor:
+    return torch.empty_like(mask, dtype=torch.float32)
