@@ -102,6 +102,7 @@ RUNS = {
     "membrane": membrane(REGION),
     "membrane_border": membrane({**REGION, "border_weight": {"w0": 10, "sigma": 5, "background": 0}}),
     "membrane_boundary": membrane({**REGION, "boundary": {"weight": 0.02, "ramp": 30}}),
+    "membrane_boundary_iou": membrane({**REGION, "boundary_iou": 0.5}),
     "camvid_lraspp": Run("camvid", {"recipe": "camvid_deeplab", **LRASPP, "cpu_seconds": 600}, {"mIoU": 0.0}),
     "coco_multi_hard": shared("multi_task", {"sharing": "hard"}),
     "coco_multi_soft": shared("multi_task", {"sharing": "soft"}),
