@@ -113,3 +113,20 @@ def test_resize_leaves_equal_sizes_alone():
     assert torch.equal(resize(x, (7, 9), "nearest"), F.interpolate(x, size=(7, 9), mode="nearest"))
     aligned = F.interpolate(x, size=(7, 9), mode="bilinear", align_corners=True)
     assert torch.equal(resize(x, (7, 9), align_corners=True), aligned)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_many_channels_in_bfloat16_are_summed_in_parts(bias):
+    torch.manual_seed(0)
+    conv = AtrousConv(600, 4, 6)
+    if bias:  # as behind a folded norm
+        conv.bias = torch.nn.Parameter(torch.randn(4))
+    x = torch.randn(1, 600, 13, 17).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(x)
+    assert found.dtype == torch.bfloat16
+    expected = torch.nn.Conv2d.forward(conv, x.float())
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.02)
+    ours, theirs = (torch.autograd.grad(one.float().sum(), (conv.weight, x)) for one in (found, expected))
+    torch.testing.assert_close(ours[0], theirs[0], atol=0.2, rtol=0.02)
+    torch.testing.assert_close(ours[1], theirs[1], atol=0.02, rtol=0.02)

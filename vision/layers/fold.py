@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, GroupedConv2d
 
 __all__ = ["fold_batch_norms", "store_weights"]
@@ -44,7 +45,7 @@ def store_weights(module: nn.Module, dtype: torch.dtype) -> None:
     `full_precision`."""
     if getattr(module, "full_precision", False):
         return
-    if type(module) in (nn.Conv2d, GroupedConv2d, nn.ConvTranspose2d, nn.Linear):
+    if type(module) in (nn.Conv2d, GroupedConv2d, AtrousConv, nn.ConvTranspose2d, nn.Linear):
         module.to(dtype)
     for child in module.children():
         store_weights(child, dtype)
