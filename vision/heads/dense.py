@@ -71,7 +71,7 @@ class TowerHead(nn.Module):
 
     List of levels (B, channels, H, W) -> logits (B, P, C), deltas (B, P, 4), quality (B, P) or None. `anchors` a
     place; `quality` adds FCOS's centre-ness beside the boxes. `bias`: of the towers' convolutions; None: where no norm
-    follows.
+    follows. `first_delta`: what all deltas are before training.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class TowerHead(nn.Module):
         norm: Norm = None,
         bias: bool | None = None,
         prior: float = 0.01,
+        first_delta: float = 0.0,
     ):
         super().__init__()
         self.classes = classes
@@ -102,6 +103,7 @@ class TowerHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.class_logits.bias, prior_bias(prior))
+        nn.init.constant_(self.box_deltas.bias, first_delta)
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         located = [self.box_tower(level) for level in levels]

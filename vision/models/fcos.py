@@ -27,7 +27,12 @@ from vision.ops.points import decode_distances, encode_distances
 from vision.ops.reduce import global_mean_count
 from vision.structures import ClassMap, Targets
 
-__all__ = ["FCOS", "build_fcos"]
+__all__ = ["FCOS", "FIRST_DISTANCE", "build_fcos"]
+
+
+# strides to each side: half of the largest object of a level. Boxes of no size, with which torchvision starts, have no
+# gradient of their IoU, and behind the ReLU they can stay so for ever
+FIRST_DISTANCE = 4.0
 
 
 class FCOS(DenseDetector):
@@ -134,7 +139,9 @@ def build_fcos(
     body = build_backbone(backbone, **{"levels": (3, 4, 5), "norm": norm, **(backbone_options or {})})
     neck = FeaturePyramid(body.channels, width, extra="p6p7")
     centreness = not read_class_loss(class_loss).learns_overlap
-    head = TowerHead(width, len(classes), depth=depth, quality=centreness, norm="group", bias=True)
+    head = TowerHead(
+        width, len(classes), depth=depth, quality=centreness, norm="group", bias=True, first_delta=FIRST_DISTANCE
+    )
     return FCOS(classes, body, neck, head, box_loss=box_loss, class_loss=class_loss)
 
 

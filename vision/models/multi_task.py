@@ -19,7 +19,7 @@ from vision.heads.dense import TowerHead
 from vision.layers.resize import resize
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
-from vision.models.fcos import FCOS
+from vision.models.fcos import FCOS, FIRST_DISTANCE
 from vision.models.segmenter import DEFAULT_LOSS, build_features, class_answers, decode_logits, label_rule
 from vision.models.semantic_fpn import SemanticPyramidHead
 from vision.necks.fpn import FeaturePyramid
@@ -171,7 +171,7 @@ def build_multi_task(
         classes,
         features,
         FeaturePyramid(features.channels[1:], width, extra="p6p7"),
-        TowerHead(width, len(classes), depth=depth, quality=True, norm="group", bias=True),
+        TowerHead(width, len(classes), depth=depth, quality=True, norm="group", bias=True, first_delta=FIRST_DISTANCE),
         SemanticPyramidHead(features.channels, len(classes), pyramid=width, width=width),
         semantic_backbone=copy.deepcopy(features) if sharing == "soft" else None,
         weights=weights,
