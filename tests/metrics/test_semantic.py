@@ -61,7 +61,7 @@ def test_a_single_class_is_told_from_its_absence():
     truth = torch.tensor([[0, 0, 0], [255, 255, 255]])
     labels = torch.tensor([[0, 0, 255], [0, 255, 255]])
     scores = torch.tensor([[[0.9, 0.8, 0.3], [0.6, 0.2, 0.1]]])
-    metrics = semantic_metrics(["cell"], analyse=True, with_scores=True)
+    metrics = semantic_metrics(["cell"], analyse=True, with_scores=True, against_absence=True)
     update_semantic(metrics, labels, truth, scores)
     found = SemanticResults({name: metric.compute() for name, metric in metrics.items()}).to_dict()
     assert found["semantic"]["per_class"]["cell"]["IoU"] == pytest.approx(2 / 4)

@@ -146,7 +146,7 @@ def _metrics(model: VisionModel, settings: _Settings) -> dict[str, Any]:
     if model.task == "semantic":
         return semantic_metrics(
             model.classes, model.classes.ignore, analyse=settings.analyse, per_image=settings.per_image,
-            with_scores=True, outlines=settings.outlines,
+            with_scores=True, outlines=settings.outlines, against_absence=len(model.classes) == 1,
         )  # fmt: skip
     if settings.outlines is not None:
         raise ValueError(f"evaluate: outlines are measured of semantic maps; this model's task is {model.task!r}")

@@ -114,7 +114,7 @@ def score_semantic(
         update_semantic(metrics, given, expected)
     if binary:
         notes.append("the truth's values are 0 and 255: 255 is taken for class 1 (--ignore 255: for not counted)")
-    if ignored and len(known) > 1:
+    if ignored:
         notes.append(f"{ignored / pixels:.2%} of the truth's pixels are {ignore} and not counted")
     return SemanticResults({name: metric.compute() for name, metric in metrics.items()}), tuple(notes)
 

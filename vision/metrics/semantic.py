@@ -32,20 +32,20 @@ def semantic_metrics(
     per_image: bool = False,
     with_scores: bool = False,
     outlines: OutlineOptions | None = None,
+    against_absence: bool = False,
 ) -> dict[str, Any]:
     """The metrics by name: "semantic"; with `analyse`, "surface" (Hausdorff distance, HD95, mean surface distance,
     surface Dice, boundary IoU) and "rand", and in "semantic" the average precision where there are scores.
 
     per_image: figures of pixels are means over images (average precision is not made then). outlines: how "surface"
-    measures. A single class is told from its absence: label 0 is the class, any other, `ignore` too, is not; all pixels
+    measures. against_absence, of a single class: label 0 is the class, any other, `ignore` too, is not; all pixels
     count. ValueError for outlines without `analyse`.
     """
     if outlines is not None and not analyse:
         raise ValueError("semantic_metrics: spacing, percentile and tolerance without analyse, which measures outlines")
     bins = SCORE_BINS if analyse and with_scores and not per_image else 0
-    single = len(ClassMap.of(classes)) == 1
-    ignore = NOTHING if single else ignore
-    score = SegmentationScore(classes, ignore, multi_label=single, per_image=per_image, score_bins=bins)
+    ignore = NOTHING if against_absence else ignore
+    score = SegmentationScore(classes, ignore, multi_label=against_absence, per_image=per_image, score_bins=bins)
     metrics: dict[str, Any] = {"semantic": score}
     if analyse:
         chosen = outlines or OutlineOptions()

@@ -74,7 +74,7 @@ def _spread(squares: Tensor, axis: int, step: float) -> Tensor:
 
 def float_distance_transform(mask: Tensor, axes: int = 2) -> Tensor:
     """`distance_transform` with unit spacing along the last `axes` axes, float32, for losses: images on a CPU by
-    OpenCV, whose transform is exact too (but for the digits of float32) and ten times as fast."""
+    OpenCV, whose transform is exact too (up to 1500 pixels) and ten times as fast."""
     if mask.device.type == "cpu" and axes == 2:
         return _opencv_distances(mask.bool())
     return distance_transform(mask, (1.0,) * axes).float()
@@ -89,7 +89,12 @@ def _opencv_distances(mask: Tensor) -> Tensor:
         size = mask.shape[-2:]
         pairs = zip(mask.reshape(-1, *size).to(torch.uint8).numpy(), distances.view(-1, *size).numpy())
         for image, result in pairs:
-            result[:] = np.inf if image.all() else cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            if image.all():
+                result[:] = np.inf
+                continue
+            found = cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64)
+            # its last digit hangs on where the image lies in memory; the squares are whole numbers
+            result[:] = np.sqrt(np.rint(found * found))
     return distances
 
 
