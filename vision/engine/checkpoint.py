@@ -202,7 +202,7 @@ def _load_foreign(weights: str | Path, source: str, classes: ClassMap | Sequence
 
     if classes is None:
         raise ValueError(f"load: {weights} does not say its classes; give their names, classes=[...]")
-    path = Path(weights)
+    path = weights_file(weights)
     state = load_file(path) if path.suffix == ".safetensors" else read_state(path)
     state = state.get("state_dict", state)
     try:

@@ -19,14 +19,8 @@ class GroupedConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = self.groups == self.in_channels and (*self.kernel_size, *self.stride, *self.dilation) == (
-            3,
-            3,
-            1,
-            1,
-            1,
-            1,
-        )
+        shape = (*self.kernel_size, *self.stride, *self.dilation)
+        plain = self.groups == self.in_channels and shape == (3, 3, 1, 1, 1, 1)
         trained = torch.is_grad_enabled() and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if plain or not trained:
             return super().forward(x)

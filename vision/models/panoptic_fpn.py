@@ -79,10 +79,8 @@ class PanopticFPN(TwoStageDetector):
     def decode_semantic(self, outputs: RoiOutputs, sizes: Tensor) -> list[Segmentation]:
         """The class of each pixel, things and stuff alike, of each image of `sizes` (B, 2), with its scores."""
         results = []
-        for scores, (height, width) in zip(
-            self.semantic_probabilities(outputs, sizes.amax(0).tolist()), sizes.tolist()
-        ):
-            scores = scores[:, :height, :width]
+        for logits, size in zip(outputs.semantic, sizes.tolist()):  # a batch of them at full size would take gigabytes
+            scores = self._full_size(logits[None].float(), size)[0].softmax(0)
             results.append(Segmentation(scores.argmax(0), scores))
         return results
 
