@@ -10,10 +10,10 @@ from vision.layers.context import (
     AtrousConv,
     ImagePooling,
     PyramidPooling,
-    adaptive_average,
     atrous_rates,
 )
-from vision.layers.resize import double, resize
+from vision.layers.pooling import adaptive_average, image_mean
+from vision.layers.resize import double, resize, resize_logits
 
 
 @pytest.mark.parametrize(("height", "width", "bins"), [(12, 18, 6), (7, 10, 3), (5, 4, 6), (9, 9, 1), (13, 6, 2)])
@@ -34,19 +34,55 @@ def test_atrous_convolution_leaves_out_only_what_meets_padding(size, groups):
     torch.testing.assert_close(gradient, by_torch, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("kernel", "rate"), [(3, 2), (5, 2), (3, 4)])
-@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 3)])
-def test_depthwise_convolution_by_phases_is_the_dilated_one(kernel, rate, size):
-    conv = AtrousConv(6, 6, rate, kernel=kernel, groups=6).train()
+@pytest.mark.parametrize(("kernel", "rate"), [(3, 2), (5, 2), (3, 4), (3, 12), (5, 4)])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 3), (50, 61)])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_depthwise_convolution_on_a_cpu_is_the_dilated_one(kernel, rate, size, precision):
+    torch.manual_seed(0)
+    conv = AtrousConv(6, 6, rate, kernel=kernel, groups=6)
+    conv.bias = nn.Parameter(torch.randn(6))
     x = torch.randn(2, 6, *size, requires_grad=True)
-    assert conv._trained_by_phases(x, rate)
-    expected = F.conv2d(x, conv.weight, None, 1, kernel // 2 * rate, rate, 6)
-    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
-    for of in (conv.weight, x):
-        (gradient,) = torch.autograd.grad(conv(x).square().sum(), of)
-        (by_torch,) = torch.autograd.grad(expected.square().sum(), of, retain_graph=True)
-        torch.testing.assert_close(gradient, by_torch, atol=1e-4, rtol=1e-4)
-    assert not conv.eval()._trained_by_phases(x, rate)
+    expected = F.conv2d(x, conv.weight, conv.bias, 1, kernel // 2 * rate, rate, 6)
+    tolerance = 1e-4 if precision == torch.float32 else 0.05
+    close = {"atol": tolerance, "rtol": tolerance}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        found = conv(x)
+        with torch.inference_mode():
+            torch.testing.assert_close(conv(x).float(), expected, **close)
+    torch.testing.assert_close(found.float(), expected, **close)
+    up = torch.randn_like(expected)
+    for of in (conv.weight, conv.bias, x):
+        (gradient,) = torch.autograd.grad((found.float() * up).sum(), of, retain_graph=True)
+        (by_torch,) = torch.autograd.grad((expected * up).sum(), of, retain_graph=True)
+        scale = float(by_torch.abs().max())
+        torch.testing.assert_close(gradient / scale, by_torch / scale, **close)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (1, 3, 1, 1), (1, 8, 64, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_mean_of_an_image_is_summed_in_float32(shape, dtype):
+    x = (1 + torch.rand(shape)).to(dtype).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        found = image_mean(x)
+    assert found.dtype == dtype
+    assert torch.allclose(
+        found.double(), x.double().mean((2, 3), keepdim=True), rtol=1e-6 if dtype.itemsize == 4 else 4e-3
+    )
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 4)])
+@pytest.mark.parametrize("target", [(10, 14), (40, 56), (15, 21), (20, 14), (8, 32), (3, 4), (4, 16)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_logits_at_full_size_are_interpolated(size, target, align_corners):
+    logits = torch.randn(2, 3, *size).to(memory_format=torch.channels_last).bfloat16()
+    expected = F.interpolate(logits.float(), size=target, mode="bilinear", align_corners=align_corners)
+    with torch.inference_mode():
+        found = resize_logits(logits, target, align_corners=align_corners)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert found.is_contiguous()
+    learnt = logits.clone().requires_grad_()
+    resize_logits(learnt, target, align_corners=align_corners).sum().backward()
+    assert learnt.grad.shape == logits.shape
 
 
 def test_atrous_rates_follow_the_output_stride():

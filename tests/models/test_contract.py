@@ -10,6 +10,7 @@ from small_models import DISTINCT, SMALL, options_of, small_model
 from torch.utils import _pytree as pytree
 
 from vision.engine.inference import ready_model
+from vision.layers.fuse import FusedConv2d
 from vision.layers.norm import FrozenBatchNorm
 from vision.models import MODELS, TrainStep, build_model
 from vision.structures import Detections, Segmentation, Targets
@@ -234,11 +235,24 @@ def test_weights_stored_for_inference_give_what_autocast_does(name):
     model, images = built(name), pictures(1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected, sizes = model(images), torch.tensor([[64, 64]])
-        ready = ready_model(model, torch.device("cpu"), "bf16", fold=False)
+        ready = ready_model(model, torch.device("cpu"), "bf16", fold=False, fuse=False)
         found = ready(images)
     for a, b in zip(leaves(found), leaves(expected)):
         torch.testing.assert_close(a, b)
     check_decoded(model, ready.decode(found, sizes, score_threshold=0.0), sizes)
+
+
+@models("ready for inference")
+def test_models_made_ready_for_inference_compute_the_same(name):
+    model, images = built(name), pictures()
+    with torch.inference_mode():
+        expected = model(images)
+        ready = ready_model(model, torch.device("cpu"), "fp32")
+        for a, b in zip(leaves(ready(images)), leaves(expected)):
+            largest = float(b.float().abs().max().clamp(min=1))
+            torch.testing.assert_close(a.float(), b.float(), rtol=1e-3, atol=1e-3 * largest)
+    assert any(isinstance(module, FusedConv2d) for module in ready.modules())
+    assert not any(isinstance(module, FusedConv2d) for module in model.modules())
 
 
 @models("save")

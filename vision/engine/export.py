@@ -73,7 +73,9 @@ def export(
         raise ValueError(f"export: {path} exists and is kept as it is; choose another file")
     preprocess = preprocess_of(model)
     height, width = size or preprocess.size
-    exported = Exported(ready_model(model, torch.device("cpu"), "fp32"), score_threshold=score_threshold).eval()
+    exported = Exported(
+        ready_model(model, torch.device("cpu"), "fp32", fuse=False), score_threshold=score_threshold
+    ).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8, generator=generator)
     path.parent.mkdir(parents=True, exist_ok=True)

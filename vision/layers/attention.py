@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vision.layers.activation import build_activation
+from vision.layers.pooling import image_mean
 
 __all__ = ["SqueezeExcitation"]
 
@@ -23,4 +24,4 @@ class SqueezeExcitation(nn.Module):
         self.gate = nn.Hardsigmoid() if hard else nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.fc2(self.activation(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * self.gate(self.fc2(self.activation(self.fc1(image_mean(x)))))

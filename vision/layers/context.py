@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
+from vision.layers.pooling import adaptive_average, image_mean
 from vision.layers.resize import resize
 
 __all__ = [
-    "ASPP", "AtrousConv", "ImagePooling", "PyramidPooling", "SeparableConv", "adaptive_average", "atrous_rates",
-    "convolve_phases",
+    "ASPP", "AtrousConv", "ImagePooling", "PyramidPooling", "SeparableConv", "atrous_rates", "convolve_phases",
 ]  # fmt: skip
 
 
@@ -35,39 +35,67 @@ class AtrousConv(nn.Conv2d):
     """A convolution of an odd kernel with dilation `rate` that keeps the size, without bias.
 
     On a map smaller than the reach of the outer rows (or columns) of a 3x3 kernel these meet nothing but padding; they
-    are left out there, which gives the same result with a third or a ninth of the work. A depthwise convolution of a
-    small rate is trained by phases on a CPU (see `convolve_phases`). In bfloat16 on a CPU many channels are summed up
-    in parts: of 2048 channels oneDNN takes five times as long at once (torch 2.14 on AMX), with gradients three times.
+    are left out there, which gives the same result with a third or a ninth of the work.
+
+    On a CPU oneDNN is slow with dilation (torch 2.14 on AMX), so that the same sums are made in other ways: depthwise
+    ones by phases where that is faster (see `convolve_phases`), their gradients in float32 where bfloat16's are slow,
+    and many channels in bfloat16 in parts: 2048 at once take five times as long.
     """
 
     def __init__(self, in_channels: int, out_channels: int, rate: int, *, kernel: int = 3, groups: int = 1):
         padding = kernel // 2 * rate
         super().__init__(in_channels, out_channels, kernel, padding=padding, dilation=rate, groups=groups, bias=False)
 
+    @property
+    def wide(self) -> bool:
+        """Whether it is padded more widely than oneDNN's fast depthwise kernels can be."""
+        return self.padding[0] >= 8
+
     def forward(self, x: Tensor) -> Tensor:
         rate = self.dilation[0]
-        if self._trained_by_phases(x, rate):
-            return convolve_phases(x, self.weight, self.bias, rate)
+        if self.groups == x.shape[1] and x.device.type == "cpu" and rate > 1:
+            return self._depthwise(x, rate)
+        weight, padding = self._reaching(x, rate)
+        if self._runs_in_parts(x, rate):
+            parts = zip(x.split(_PART, 1), weight.split(_PART, 1))
+            found = [F.conv2d(part, of_part, None, 1, padding, rate) for part, of_part in parts]
+            total = found[0].float()
+            for part in found[1:]:
+                total = total + part
+            return (total if self.bias is None else total + self.bias.view(-1, 1, 1)).to(found[0].dtype)
+        return F.conv2d(x, weight, self.bias, 1, padding, rate, self.groups)
+
+    def _reaching(self, x: Tensor, rate: int) -> tuple[Tensor, tuple[int, int]]:
+        """The part of the weight that meets more than padding on x (B, C, H, W), and the padding for it."""
         weight = self.weight
         if self.kernel_size[0] == 3:
             rows = slice(1, 2) if rate >= x.shape[-2] else slice(None)
             columns = slice(1, 2) if rate >= x.shape[-1] else slice(None)
             weight = weight[:, :, rows, columns]
-        padding = tuple(side // 2 * rate for side in weight.shape[-2:])
-        if self._runs_in_parts(x, rate):
-            parts = zip(x.split(_PART, 1), weight.split(_PART, 1))
-            found = [F.conv2d(part, of_part, None, 1, padding, rate) for part, of_part in parts]
-            total = torch.stack([part.float() for part in found]).sum(0)
-            return (total if self.bias is None else total + self.bias.view(-1, 1, 1)).to(found[0].dtype)
-        return F.conv2d(x, weight, self.bias, 1, padding, rate, self.groups)
+        return weight, tuple(side // 2 * rate for side in weight.shape[-2:])
 
     def _runs_in_parts(self, x: Tensor, rate: int) -> bool:
         reduced = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         return x.device.type == "cpu" and reduced and self.groups == 1 and rate > 2 and x.shape[1] > _PART
 
-    def _trained_by_phases(self, x: Tensor, rate: int) -> bool:
-        learns = self.training and torch.is_grad_enabled()
-        return learns and x.device.type == "cpu" and self.groups == x.shape[1] and rate in (2, 4)
+    def _depthwise(self, x: Tensor, rate: int) -> Tensor:
+        """On a CPU, in the fastest way: with gradients by phases unless these are as small as the kernel."""
+        kernel, learns = self.kernel_size[0], torch.is_grad_enabled()
+        if learns:
+            phased = -(-min(x.shape[-2:]) // rate) > kernel // 2 + 1
+        else:
+            phased = self.wide and not torch.compiler.is_compiling()  # nor exported
+
+        def convolve(x: Tensor) -> Tensor:
+            if phased:
+                return convolve_phases(x, self.weight, self.bias, rate)
+            weight, padding = self._reaching(x, rate)
+            return F.conv2d(x, weight, self.bias, 1, padding, rate, self.groups)
+
+        if not learns or not torch.is_autocast_enabled("cpu") or (phased and kernel == 3):
+            return convolve(x)
+        with torch.autocast("cpu", enabled=False):  # as in `GroupedConv2d`
+            return convolve(x.float()).to(x.dtype)
 
 
 def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -> Tensor:
@@ -110,7 +138,7 @@ class ImagePooling(nn.Module):
         self.project = ConvNormAct(in_channels, out_channels, 1, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean((2, 3), keepdim=True)
+        mean = image_mean(x)
         norm = self.project[1]
         if self.training and x.shape[0] == 1 and isinstance(norm, nn.BatchNorm2d):
             mean = self.project[0](mean)
@@ -118,7 +146,10 @@ class ImagePooling(nn.Module):
             mean = F.relu(mean)
         else:
             mean = self.project(mean)
-        return mean.expand(-1, -1, x.shape[-2], x.shape[-1])
+        spread = mean.expand(-1, -1, x.shape[-2], x.shape[-1])
+        # laid out as `x`, for else the join of the two would be laid out anew
+        like = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        return spread.contiguous(memory_format=like)
 
 
 class ASPP(nn.Module):
@@ -154,26 +185,6 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.project(torch.cat([branch(x) for branch in self.branches], dim=1)))
-
-
-def adaptive_average(x: Tensor, bins: int) -> Tensor:
-    """Means over a grid of `bins` x `bins` cells, (B, C, H, W) -> (B, C, bins, bins), as F.adaptive_avg_pool2d.
-
-    Written as two matrix products, which every exporter can express for sizes that `bins` does not divide.
-    """
-    if bins == 1:
-        return x.mean((2, 3), keepdim=True)
-    rows = _cell_weights(x.shape[-2], bins, x)  # (bins, H)
-    columns = _cell_weights(x.shape[-1], bins, x)  # (bins, W)
-    return rows @ (x @ columns.T)
-
-
-def _cell_weights(length: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, length): row i averages the positions floor(i L / bins) .. ceil((i + 1) L / bins) - 1."""
-    position = torch.arange(length, device=like.device)
-    cell = torch.arange(bins, device=like.device)[:, None]
-    inside = (position >= cell * length // bins) & (position < -((-(cell + 1) * length) // bins))
-    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
 
 
 class PyramidPooling(nn.Module):

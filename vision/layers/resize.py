@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["double", "resize"]
+__all__ = ["double", "resize", "resize_logits"]
 
 
 def resize(x: Tensor, size: Sequence[int], mode: str = "bilinear", *, align_corners: bool = False) -> Tensor:
@@ -23,6 +24,36 @@ def resize(x: Tensor, size: Sequence[int], mode: str = "bilinear", *, align_corn
             return double(x)
         return F.interpolate(x, size=(height, width), mode="nearest")
     return F.interpolate(x, size=(height, width), mode=mode, align_corners=align_corners)
+
+
+def resize_logits(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """Logits (B, C, h, w) at height and width `size`, in float32, a class after the other in memory.
+
+    Softmax and the losses over classes take two thirds of the time of channels_last logits.
+    """
+    logits = logits.float().contiguous()
+    factor = size[-2] // logits.shape[-2]
+    exact = (logits.shape[-2] * factor, logits.shape[-1] * factor) == (size[-2], size[-1])
+    plain = align_corners or torch.is_grad_enabled() or logits.device.type != "cpu" or torch.compiler.is_compiling()
+    if plain or not exact or factor % 2 or logits.shape[-2] == 1:
+        return resize(logits, size, align_corners=align_corners)
+    return _enlarge(logits, factor)
+
+
+def _enlarge(x: Tensor, factor: int) -> Tensor:
+    """`x` (B, C, H, W) by an even factor, bilinear with pixels as areas; half the time of F.interpolate on a CPU.
+
+    First the width, where little memory is touched; then all rows between two of `x` are blends of these.
+    """
+    batch, channels, height, width = x.shape
+    wide = F.interpolate(x, size=(height, width * factor), mode="bilinear", align_corners=False)
+    result = x.new_empty(batch, channels, height * factor, width * factor)
+    border = factor // 2  # rows before the centre of the first row of `x`, and behind that of the last
+    result[:, :, :border], result[:, :, -border:] = wide[:, :, :1], wide[:, :, -1:]
+    between = result[:, :, border:-border].view(batch, channels, height - 1, factor, -1)
+    share = ((torch.arange(factor, device=x.device) + 0.5) / factor)[:, None]
+    torch.lerp(wide[:, :, :-1, None], wide[:, :, 1:, None], share, out=between)
+    return result
 
 
 def double(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
+from vision.layers.pooling import image_mean
 from vision.layers.resize import resize
 from vision.models.segmenter import DEFAULT_LOSS, Segmenter, build_features, logit_channels
 from vision.structures import ClassMap
@@ -32,7 +33,7 @@ class LRASPPHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         low, high = features[0], features[-1]
-        gate = torch.sigmoid(self.gate(high.mean((2, 3), keepdim=True)))
+        gate = torch.sigmoid(self.gate(image_mean(high)))
         # the classifier is linear and the weights of bilinear resizing sum to 1: scoring first gives the same logits
         # from a map of C channels in place of `width`
         scores = self.high_classifier(self.project(high) * gate)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vision.backbones.base import Backbone
 from vision.heads.dense import TowerHead
-from vision.layers.resize import resize
+from vision.layers.resize import resize_logits
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
 from vision.models.fcos import FCOS, FIRST_DISTANCE
@@ -77,7 +77,7 @@ class MultiTask(FCOS):
         detection = self.read(self.neck(features[1:]), prepared.shape[-2:])
         if self.semantic_backbone is not None:
             features = self.semantic_backbone(prepared)
-        logits = resize(self.semantic_head(features).float(), prepared.shape[-2:])
+        logits = resize_logits(self.semantic_head(features), prepared.shape[-2:])
         height, width = images.shape[-2:]
         return MultiTaskOutputs(detection, SegmentOutputs(logits[..., :height, :width], []))
 

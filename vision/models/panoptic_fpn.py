@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vision.heads.panoptic import PyramidSemanticHead
-from vision.layers.resize import resize
+from vision.layers.resize import resize_logits
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import RoiOutputs
 from vision.models.faster_rcnn import pyramid_parts, read_settings, with_masks
@@ -60,7 +60,7 @@ class PanopticFPN(TwoStageDetector):
         losses = super().loss(outputs, targets)
         if targets.semantic is None:
             raise ValueError("loss of a panoptic model: the targets have no semantic map; read the data with it")
-        logits = self._full_size(outputs.semantic.float(), targets.semantic.shape[-2:])
+        logits = self._full_size(outputs.semantic, targets.semantic.shape[-2:])
         terms = self.criterion(logits, targets.semantic, self.epoch)
         losses["semantic"] = self.semantic_weight * torch.stack(list(terms.values())).sum()
         return losses
@@ -68,20 +68,20 @@ class PanopticFPN(TwoStageDetector):
     def _full_size(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """Logits (B, C, h, w) at the resolution of the input, without the padding behind `size`."""
         stride = self.roi_strides[0]
-        logits = resize(logits, (logits.shape[-2] * stride, logits.shape[-1] * stride))
+        logits = resize_logits(logits, (logits.shape[-2] * stride, logits.shape[-1] * stride))
         return logits[..., : size[0], : size[1]]
 
     def semantic_probabilities(self, outputs: RoiOutputs, size: Sequence[int]) -> Tensor:
         """The probability of each class (B, C, H, W) at every pixel of images of `size` (height, width)."""
-        return self._full_size(outputs.semantic.float(), size).softmax(1)
+        return self._full_size(outputs.semantic, size).softmax(1)
 
     @torch.no_grad()
     def decode_semantic(self, outputs: RoiOutputs, sizes: Tensor) -> list[Segmentation]:
         """The class of each pixel, things and stuff alike, of each image of `sizes` (B, 2), with its scores."""
         results = []
         for logits, size in zip(outputs.semantic, sizes.tolist()):  # a batch of them at full size would take gigabytes
-            scores = self._full_size(logits[None].float(), size)[0].softmax(0)
-            results.append(Segmentation(scores.argmax(0), scores))
+            scores = self._full_size(logits[None], size)[0].softmax(0)
+            results.append(Segmentation(scores.max(0).indices, scores))
         return results
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vision.backbones import Backbone, build_backbone
-from vision.layers.resize import resize
+from vision.layers.resize import resize_logits
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD, SegmentOutputs, VisionModel
 from vision.structures import ClassMap, LabelRule, Segmentation, Targets
@@ -152,7 +152,7 @@ class Segmenter(VisionModel):
         logits = self.head(features if self.neck is None else self.neck(features))
         if not isinstance(logits, Tensor):
             logits, auxiliary = logits[0], [*logits[1:], *auxiliary]
-        logits = resize(logits.float(), prepared.shape[-2:], align_corners=self.align_corners)
+        logits = resize_logits(logits, prepared.shape[-2:], align_corners=self.align_corners)
         height, width = images.shape[-2:]
         return SegmentOutputs(logits[..., :height, :width], auxiliary)
 

@@ -1,0 +1,91 @@
+"""Convolutions with their activations in one pass beside the two one after the other."""
+
+import pytest
+import torch
+from torch import nn
+
+from vision.layers.activation import build_activation
+from vision.layers.context import AtrousConv
+from vision.layers.conv import ConvNormAct
+from vision.layers.fold import fold_batch_norms
+from vision.layers.fuse import ATTRIBUTES, FusedConv2d, can_fuse, fuse_activations
+
+CPU = torch.device("cpu")
+
+
+def skip_unless_fused(dtype):
+    if not can_fuse(CPU, dtype):
+        pytest.skip(f"this build of PyTorch fuses no convolutions in {dtype}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu", "silu", "hswish", "gelu"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_fused_is_convolution_then_activation(activation, groups, dtype):
+    skip_unless_fused(dtype)
+    torch.manual_seed(0)
+    block = ConvNormAct(8, 16, 3, 2, groups=groups, norm=None, activation=activation, bias=groups == 2)
+    block[0].weight.data.mul_(6)  # so that values beyond 6 are there
+    x = torch.randn(2, 8, 13, 10)
+    expected = block(x)
+    block = block.to(dtype).requires_grad_(False)
+    fuse_activations(block)
+    assert isinstance(block[0], FusedConv2d) and isinstance(block[1], nn.Identity)
+    with torch.inference_mode():
+        found = block(x)
+    assert found.dtype == dtype
+    relative, absolute = (1e-4, 1e-4) if dtype == torch.float32 else (0.02, 0.06)
+    torch.testing.assert_close(found.float(), expected, rtol=relative, atol=absolute)
+
+
+def test_every_activation_that_can_be_is_known():
+    assert {type(build_activation(name)) for name in ("relu", "relu6", "leaky_relu", "silu", "hswish", "gelu")} == set(
+        ATTRIBUTES
+    )
+    assert type(build_activation("prelu")) not in ATTRIBUTES  # its slope is learnt
+
+
+def test_what_does_more_than_its_weights_say_stays():
+    class Own(nn.Conv2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    network = nn.Sequential(
+        Own(3, 4, 3), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU(),
+        AtrousConv(4, 4, 12, groups=4), nn.ReLU(),  # padded widely: by phases
+        AtrousConv(4, 4, 2), nn.ReLU(),
+        nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 4, 1), nn.Sigmoid(),
+    )  # fmt: skip
+    fuse_activations(network)
+    assert not any(isinstance(module, FusedConv2d) for module in network.modules())
+
+
+def test_pairs_behind_folded_norms_are_found():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1, self.act1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+            self.conv2, self.bn2, self.act2 = nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4), nn.ReLU()
+
+        def forward(self, x):
+            x = self.act1(self.bn1(self.conv1(x)))
+            return self.act2(self.bn2(self.conv2(x)))
+
+    skip_unless_fused(torch.float32)
+    block = Block().eval()
+    folded = fold_batch_norms(nn.Sequential(block, ConvNormAct(4, 4, groups=4))).requires_grad_(False)
+    fuse_activations(folded)
+    kinds = [type(folded[0].conv1), type(folded[0].conv2), type(folded[1][0])]
+    assert kinds == [FusedConv2d, nn.Conv2d, FusedConv2d]  # a group norm stands between
+    x = torch.randn(1, 3, 5, 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded[0](x), block(x), rtol=1e-4, atol=1e-5)
+        assert folded[0](x[:0]).shape == (0, 4, 5, 6)
+
+
+def test_other_devices_and_precisions_fuse_nothing():
+    assert not can_fuse(torch.device("cuda"), torch.float32)
+    assert not can_fuse(CPU, torch.float16)

@@ -1,0 +1,102 @@
+"""Convolutions and the activations behind them in one pass over memory: for inference on a CPU."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vision.layers.context import AtrousConv
+from vision.layers.conv import GroupedConv2d
+
+__all__ = ["FusedConv2d", "can_fuse", "fuse_activations"]
+
+# name of oneDNN's post-operation, its numbers, its algorithm
+Attribute = tuple[str, list[float], str]
+ATTRIBUTES: dict[type[nn.Module], Callable[[nn.Module], Attribute]] = {
+    nn.ReLU: lambda module: ("relu", [], ""),
+    nn.ReLU6: lambda module: ("hardtanh", [0.0, 6.0], ""),
+    nn.LeakyReLU: lambda module: ("leaky_relu", [module.negative_slope], ""),
+    nn.Hardswish: lambda module: ("hardswish", [], ""),
+    nn.SiLU: lambda module: ("swish", [], ""),
+    nn.GELU: lambda module: ("gelu", [], module.approximate),
+}
+
+
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has oneDNN's fused convolution for `device` and `dtype`."""
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    library = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(library, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(library._is_mkldnn_bf16_supported())
+
+
+class FusedConv2d(nn.Conv2d):
+    """`activation(conv(x))` by oneDNN, which applies the activation to what it is about to write.
+
+    The activation by itself reads and writes the whole map once more, which takes longer than a depthwise or 1x1
+    convolution. PyTorch's compiler uses the same operator; called by itself, it costs no compilation. For inference:
+    it has no gradient, no exporter knows it, and its precision is that of its weights, which are those of `conv`.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module):
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.groups, device="meta",
+        )  # fmt: skip
+        self.weight, self.bias = conv.weight, conv.bias
+        self.activation = activation
+        self.attribute = ATTRIBUTES[type(activation)](activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:  # no images, or no regions: the operator has not been made for that
+            return self.activation(super().forward(x))
+        name, numbers, algorithm = self.attribute
+        return torch.ops.mkldnn._convolution_pointwise(
+            x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups,
+            name, numbers, algorithm,
+        )  # fmt: skip
+
+
+def fuse_activations(module: nn.Module) -> None:
+    """Puts a `FusedConv2d` in the place of every convolution that an activation follows at once, in place.
+
+    These are neighbours in an `nn.Sequential`, identities between them left out, and members of one module named
+    conv, conv1, ... and act, act1, ... Fold batch norms before and store the weights in their precision after it.
+    """
+    for child in list(module.modules()):
+        for conv_name, activation_name in _pairs(child):
+            conv, activation = getattr(child, conv_name), getattr(child, activation_name)
+            if _is_plain(conv) and type(activation) in ATTRIBUTES:
+                setattr(child, conv_name, FusedConv2d(conv, activation))
+                setattr(child, activation_name, nn.Identity())
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether `conv` does what its weight, stride, padding, dilation and groups say, and no more."""
+    atrous = type(conv) is AtrousConv and conv.groups > 1 and not conv.wide  # others are computed in other ways
+    if type(conv) not in (nn.Conv2d, GroupedConv2d) and not atrous:
+        return False
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _pairs(module: nn.Module) -> list[tuple[str, str]]:
+    """Names of children that may be a convolution and the activation behind it."""
+    children = dict(module.named_children())
+    if isinstance(module, nn.Sequential):
+        names = [name for name, child in children.items() if not isinstance(child, nn.Identity)]
+        return list(itertools.pairwise(names))
+    pairs = []
+    for name in children:
+        norm, activation = name.replace("conv", "bn", 1), name.replace("conv", "act", 1)
+        if (
+            name.startswith("conv")
+            and activation in children
+            and type(children.get(norm, nn.Identity())) is nn.Identity
+        ):
+            pairs.append((name, activation))
+    return pairs
