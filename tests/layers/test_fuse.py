@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from vision.backbones import build_backbone
 from vision.layers.activation import build_activation
 from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct
 from vision.layers.fold import fold_batch_norms
-from vision.layers.fuse import ATTRIBUTES, FusedConv2d, can_fuse, fuse_activations
+from vision.layers.fuse import ATTRIBUTES, FusedConv2d, FusedSum, can_fuse, fuse_convolutions
 
 CPU = torch.device("cpu")
 
@@ -29,7 +30,7 @@ def test_fused_is_convolution_then_activation(activation, groups, dtype):
     x = torch.randn(2, 8, 13, 10)
     expected = block(x)
     block = block.to(dtype).requires_grad_(False)
-    fuse_activations(block)
+    fuse_convolutions(block)
     assert isinstance(block[0], FusedConv2d) and isinstance(block[1], nn.Identity)
     with torch.inference_mode():
         found = block(x)
@@ -59,7 +60,7 @@ def test_what_does_more_than_its_weights_say_stays():
         nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
         nn.Conv2d(4, 4, 1), nn.Sigmoid(),
     )  # fmt: skip
-    fuse_activations(network)
+    fuse_convolutions(network)
     assert not any(isinstance(module, FusedConv2d) for module in network.modules())
 
 
@@ -77,13 +78,46 @@ def test_pairs_behind_folded_norms_are_found():
     skip_unless_fused(torch.float32)
     block = Block().eval()
     folded = fold_batch_norms(nn.Sequential(block, ConvNormAct(4, 4, groups=4))).requires_grad_(False)
-    fuse_activations(folded)
+    fuse_convolutions(folded)
     kinds = [type(folded[0].conv1), type(folded[0].conv2), type(folded[1][0])]
     assert kinds == [FusedConv2d, nn.Conv2d, FusedConv2d]  # a group norm stands between
     x = torch.randn(1, 3, 5, 6)
     with torch.inference_mode():
         torch.testing.assert_close(folded[0](x), block(x), rtol=1e-4, atol=1e-5)
         assert folded[0](x[:0]).shape == (0, 4, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d", "mobilenet_v2", "mobilenet_v3_small"])
+def test_shortcuts_are_added_by_the_convolution_before(name):
+    skip_unless_fused(torch.float32)
+    torch.manual_seed(0)
+    backbone = build_backbone(name, drop_path=0.1).eval()
+    for norm in (module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    fused = fold_batch_norms(backbone).requires_grad_(False)
+    fuse_convolutions(fused)
+    sums = [module for module in fused.modules() if isinstance(module, FusedSum)]
+    blocks = [module for module in backbone.modules() if getattr(module, "shortcut", hasattr(module, "downsample"))]
+    assert len(sums) == len(blocks) > 0
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        for found, expected in zip(fused(images), backbone(images)):
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(found / scale, expected / scale, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"norm": "group"}, {"activation": "silu"}])
+def test_blocks_that_do_not_end_in_a_plain_sum_and_relu_stay(options):
+    skip_unless_fused(torch.float32)
+    backbone = build_backbone("resnet18", **options).eval()
+    fused = fold_batch_norms(backbone).requires_grad_(False)
+    fuse_convolutions(fused)
+    assert not any(isinstance(module, FusedSum) for module in fused.modules())
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        for found, expected in zip(fused(images), backbone(images)):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_other_devices_and_precisions_fuse_nothing():

@@ -18,6 +18,7 @@ from vision.backbones.base import Backbone, BackboneOptions, plan_stages
 from vision.layers.attention import SqueezeExcitation
 from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, scaled_channels
+from vision.layers.fuse import FusedSum, fuse_sum
 from vision.layers.init import initialise
 from vision.layers.norm import Norm
 
@@ -117,11 +118,20 @@ class InvertedResidual(nn.Module):
 
     def project(self, expanded: Tensor, x: Tensor) -> Tensor:
         """The block's output from its expanded input and its input."""
-        for layer in self.block[1:] if self.expands else self.block:
+        for layer in self.block[1:-1] if self.expands else self.block[:-1]:
             expanded = layer(expanded)
+        last = self.block[-1]
+        if isinstance(last[0], FusedSum):
+            return last[0](expanded, x)
+        expanded = last(expanded)
         if self.drop_path is not None:
             expanded = self.drop_path(expanded)
         return x + expanded if self.shortcut else expanded
+
+    def fuse_sum(self) -> None:
+        """For inference: `layers.fuse` calls it."""
+        if self.shortcut:
+            fuse_sum(self.block[-1], "0", "1", None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.expand(x), x)

@@ -15,6 +15,7 @@ from torchvision.ops import StochasticDepth
 from vision.backbones.base import Backbone, BackboneOptions, StagePlan, plan_stages
 from vision.layers.activation import build_activation
 from vision.layers.conv import ConvNormAct, GroupedConv2d
+from vision.layers.fuse import FusedSum, fuse_sum
 from vision.layers.init import initialise
 from vision.layers.norm import build_norm
 
@@ -54,7 +55,10 @@ RESNETS = {
 
 
 class _ResidualBlock(nn.Module):
-    """act(shortcut + branch); subclasses define the branch out of conv1, bn1, conv2, bn2, ..."""
+    """act(shortcut + branch); subclasses define the branch out of conv1, bn1, conv2, bn2, ..., whose last two are
+    `conv` and `bn` of number `last`; `inner` is what comes before these."""
+
+    last: int
 
     def __init__(self, downsample: nn.Module | None, activation: str, drop_path: float):
         super().__init__()
@@ -62,18 +66,28 @@ class _ResidualBlock(nn.Module):
         self.relu = build_activation(activation)
         self.drop_path = StochasticDepth(drop_path, "row") if drop_path else None
 
-    def branch(self, x: Tensor) -> Tensor:
+    def inner(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.branch(x)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        conv, norm = getattr(self, f"conv{self.last}"), getattr(self, f"bn{self.last}")
+        if isinstance(conv, FusedSum):
+            return conv(self.inner(x), shortcut)
+        branch = norm(conv(self.inner(x)))
         if self.drop_path is not None:
             branch = self.drop_path(branch)
-        return self.relu(branch + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(branch + shortcut)
+
+    def fuse_sum(self) -> None:
+        """For inference: `layers.fuse` calls it."""
+        fuse_sum(self, f"conv{self.last}", f"bn{self.last}", self.relu)
 
 
 class BasicBlock(_ResidualBlock):
     """Two 3x3 convolutions. Torchvision does not dilate this block; here the first takes `plan.entry`."""
+
+    last = 2
 
     def __init__(
         self, in_channels: int, planes: int, plan: StagePlan, downsample: nn.Module | None, shape: ResNetShape,
@@ -87,13 +101,14 @@ class BasicBlock(_ResidualBlock):
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, plan.dilation, plan.dilation, bias=False)
         self.bn2 = build_norm(options.norm, planes)
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = self.act1(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))
+    def inner(self, x: Tensor) -> Tensor:
+        return self.act1(self.bn1(self.conv1(x)))
 
 
 class Bottleneck(_ResidualBlock):
     """1x1, 3x3 (grouped, strided, dilated), 1x1 to four times the planes."""
+
+    last = 3
 
     def __init__(
         self, in_channels: int, planes: int, plan: StagePlan, downsample: nn.Module | None, shape: ResNetShape,
@@ -112,10 +127,8 @@ class Bottleneck(_ResidualBlock):
         self.conv3 = nn.Conv2d(width, planes * shape.expansion, 1, bias=False)
         self.bn3 = build_norm(options.norm, planes * shape.expansion)
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self.act2(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+    def inner(self, x: Tensor) -> Tensor:
+        return self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))))
 
 
 def _shortcut(

@@ -13,7 +13,7 @@ from torch import Tensor
 from vision.data.resize import Placement, Preprocess, restore_detections, restore_segmentation
 from vision.engine.device import DTYPES, autocast, choose_device, choose_precision
 from vision.layers.fold import fold_batch_norms, store_weights
-from vision.layers.fuse import can_fuse, fuse_activations
+from vision.layers.fuse import can_fuse, fuse_convolutions
 from vision.models import VisionModel
 from vision.ops.crf import dense_crf
 from vision.structures import Detections, Geometry, Segmentation
@@ -51,12 +51,12 @@ def ready_model(
     model: VisionModel, device: torch.device, precision: str, *, fold: bool = True, fuse: bool = True
 ) -> VisionModel:
     """A copy of `model` for inference under `autocast(device, precision)`: in evaluation mode, on `device` in
-    channels_last, batch norms folded into convolutions (`fold`), activations computed by the convolutions before them
-    where the device can (`fuse`; exporters cannot), weights kept in the precision that they are used in.
+    channels_last, batch norms folded into convolutions (`fold`), sums and activations computed by the convolutions
+    before them where the device can (`fuse`; exporters cannot), weights kept in the precision that they are used in.
     """
     ready = fold_batch_norms(model) if fold else copy.deepcopy(model).eval()
     if fuse and can_fuse(device, DTYPES[precision]):
-        fuse_activations(ready)
+        fuse_convolutions(ready)
     ready = ready.requires_grad_(False).to(device, memory_format=torch.channels_last)
     if precision != "fp32":
         store_weights(ready, DTYPES[precision])

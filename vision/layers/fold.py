@@ -14,11 +14,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, GroupedConv2d
-from vision.layers.fuse import FusedConv2d
+from vision.layers.fuse import FusedConv2d, FusedSum
 
 __all__ = ["fold_batch_norms", "store_weights"]
 
 Network = TypeVar("Network", bound=nn.Module)
+PLAIN = (nn.Conv2d, FusedConv2d, FusedSum, GroupedConv2d, AtrousConv, nn.ConvTranspose2d, nn.Linear)
 
 
 def fold_batch_norms(model: Network) -> Network:
@@ -46,7 +47,7 @@ def store_weights(module: nn.Module, dtype: torch.dtype) -> None:
     `full_precision`."""
     if getattr(module, "full_precision", False):
         return
-    if type(module) in (nn.Conv2d, FusedConv2d, GroupedConv2d, AtrousConv, nn.ConvTranspose2d, nn.Linear):
+    if type(module) in PLAIN:
         module.to(dtype)
     for child in module.children():
         store_weights(child, dtype)

@@ -1,4 +1,4 @@
-"""Convolutions and the activations behind them in one pass over memory: for inference on a CPU."""
+"""Convolutions and the sums and activations behind them in one pass over memory: for inference on a CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vision.layers.context import AtrousConv
 from vision.layers.conv import GroupedConv2d
 
-__all__ = ["FusedConv2d", "can_fuse", "fuse_activations"]
+__all__ = ["FusedConv2d", "FusedSum", "can_fuse", "fuse_convolutions", "fuse_sum"]
 
 # name of oneDNN's post-operation, its numbers, its algorithm
 Attribute = tuple[str, list[float], str]
@@ -35,40 +35,75 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or bool(library._is_mkldnn_bf16_supported())
 
 
-class FusedConv2d(nn.Conv2d):
-    """`activation(conv(x))` by oneDNN, which applies the activation to what it is about to write.
+class _Fused(nn.Conv2d):
+    """A convolution with the weights of `conv`, for inference: it has no gradient, no exporter knows it, and its
+    precision is that of its weights. PyTorch's compiler uses the same operator; called by itself, it costs no
+    compilation."""
 
-    The activation by itself reads and writes the whole map once more, which takes longer than a depthwise or 1x1
-    convolution. PyTorch's compiler uses the same operator; called by itself, it costs no compilation. For inference:
-    it has no gradient, no exporter knows it, and its precision is that of its weights, which are those of `conv`.
-    """
-
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module):
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
             conv.groups, device="meta",
         )  # fmt: skip
         self.weight, self.bias = conv.weight, conv.bias
         self.activation = activation
+
+    @property
+    def geometry(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+        return self.padding, self.stride, self.dilation, self.groups
+
+
+class FusedConv2d(_Fused):
+    """`activation(conv(x))` by oneDNN, which applies the activation to what it is about to write.
+
+    The activation by itself reads and writes the whole map once more, which takes longer than a depthwise or 1x1
+    convolution.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module):
+        super().__init__(conv, activation)
         self.attribute = ATTRIBUTES[type(activation)](activation)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == 0:  # no images, or no regions: the operator has not been made for that
             return self.activation(super().forward(x))
-        name, numbers, algorithm = self.attribute
-        return torch.ops.mkldnn._convolution_pointwise(
-            x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups,
-            name, numbers, algorithm,
-        )  # fmt: skip
+        run = torch.ops.mkldnn._convolution_pointwise
+        return run(x.to(self.weight.dtype), self.weight, self.bias, *self.geometry, *self.attribute)
 
 
-def fuse_activations(module: nn.Module) -> None:
-    """Puts a `FusedConv2d` in the place of every convolution that an activation follows at once, in place.
+class FusedSum(_Fused):
+    """`conv(x) + other`, or the ReLU of it, by oneDNN: the end of a residual block in one pass in place of three."""
 
-    These are neighbours in an `nn.Sequential`, identities between them left out, and members of one module named
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        if x.numel() == 0:
+            total = super().forward(x) + other
+            return total if self.activation is None else self.activation(total)
+        dtype, activation = self.weight.dtype, None if self.activation is None else "relu"
+        run = torch.ops.mkldnn._convolution_pointwise.binary
+        return run(
+            x.to(dtype), other.to(dtype), self.weight, self.bias, *self.geometry, "add", None, activation, [], None
+        )
+
+
+def fuse_sum(owner: nn.Module, conv: str, norm: str, activation: nn.Module | None) -> None:
+    """Puts a `FusedSum` in the place of the child `conv` of `owner`, whose output a shortcut is added to and
+    `activation` follows, if it can be: plain, without a norm behind it, and with ReLU or nothing."""
+    children = dict(owner.named_children())
+    bare = type(children.get(norm, nn.Identity())) is nn.Identity
+    if bare and _is_plain(children[conv]) and (activation is None or type(activation) is nn.ReLU):
+        setattr(owner, conv, FusedSum(children[conv], activation))
+
+
+def fuse_convolutions(module: nn.Module) -> None:
+    """Puts a `FusedConv2d` in the place of every convolution that an activation follows at once, and a `FusedSum` where
+    a block has a method `fuse_sum` that does so, in place.
+
+    The former are neighbours in an `nn.Sequential`, identities between them left out, and members of one module named
     conv, conv1, ... and act, act1, ... Fold batch norms before and store the weights in their precision after it.
     """
     for child in list(module.modules()):
+        if hasattr(child, "fuse_sum"):
+            child.fuse_sum()
         for conv_name, activation_name in _pairs(child):
             conv, activation = getattr(child, conv_name), getattr(child, activation_name)
             if _is_plain(conv) and type(activation) in ATTRIBUTES:
