@@ -3,9 +3,9 @@
     python tools/bench_detectors.py [--models NAME ...] [--size 640] [--batch 8] [--rounds 3] [--device cpu]
 
 Every number is torchvision's time over ours: above 1 ours is faster. Theirs runs as it is built, in float32 and the
-default memory layout. plain: ours in float32 and channels_last, batch 1; batch: the same with --batch images; default:
-as `vision predict` runs it, with batch norms folded and bf16 where the processor has matrix units for it; outside: what
-of one image's time is spent outside of backbone, pyramid and heads, that is in anchors, decoding, NMS, RoIAlign and
+default memory layout, ours as `vision predict` does: batch norms folded, channels_last. plain: in float32, batch 1;
+batch: the same with --batch images; default: in bf16 where the processor has matrix units for it; outside: what of one
+float32 image's time is spent outside of backbone, pyramid and heads, that is in anchors, decoding, NMS, RoIAlign and
 pasting masks; step: forward, loss, backward and optimiser with --train-batch images. The first line is pasting 100
 instance masks into a 1080p image. On a CPU, processor seconds, the best of a few rounds in which the two take turns;
 on a GPU, wall time. SSD's models run at their own size.
@@ -206,15 +206,15 @@ def compare(name: str, options: argparse.Namespace) -> str:
     size = FIXED.get(name, options.size)
     theirs, ours = pair(name, size, device)
     images = torch.rand(max(options.batch, options.train_batch), 3, size, size, device=device)
-    fast = ready_model(ours, device, precision)
+    plain, fast = ready_model(ours, device, "fp32"), ready_model(ours, device, precision)
     one = images[:1]
-    calls = [their_prediction(theirs, one), prediction(ours, one, "fp32"), prediction(fast, one, precision)]
+    calls = [their_prediction(theirs, one), prediction(plain, one, "fp32"), prediction(fast, one, precision)]
     times = turns(calls, options.rounds, device)
     found = len(calls[1]()[0])
     many = images[: options.batch]
-    batch = turns([their_prediction(theirs, many), prediction(ours, many, "fp32")], options.rounds, device)
+    batch = turns([their_prediction(theirs, many), prediction(plain, many, "fp32")], options.rounds, device)
     rest = [min(outside(call, model, device) for _ in range(options.rounds)) for call, model in
-            ((calls[0], theirs), (calls[1], ours))]  # fmt: skip
+            ((calls[0], theirs), (calls[1], plain))]  # fmt: skip
     step = turns([*training(theirs, ours, images[: options.train_batch], precision)], options.rounds, device)
     ratios = [times[0] / times[1], batch[0] / batch[1], times[0] / times[2], rest[0] / rest[1], step[0] / step[1]]
     return f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} | {1000 * times[1]:.0f} | {found} |"

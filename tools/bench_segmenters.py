@@ -2,9 +2,9 @@
 
     python tools/bench_segmenters.py [models] [jpu] [loss] [--size 256 320] [--batch 2] [--rounds 3] [--device cpu]
 
-models  inference in float32, inference with our defaults (batch norms folded, channels_last, bf16 where the processor
-        has it) and a training step (theirs: float32, plain cross-entropy; ours: the default loss and precision), as
-        ratios of time: above 1 ours is faster.
+models  inference as `vision predict` runs it (batch norms folded, channels_last), in float32 and by default (bf16 where
+        the processor has it), and a training step (theirs: float32, plain cross-entropy; ours: the default loss and
+        precision), as ratios of time: above 1 ours is faster.
 jpu     FastFCN's joint pyramid upsampling against a backbone dilated to stride 8: time and peak memory of a train step.
 loss    peak memory of Dice, Tversky, boundary and Hausdorff losses, forward and backward, 8 x 19 classes x 512 x 1024
         (smaller with --loss-scale), beside segmentation_models.pytorch's and monai's where these have them.
@@ -91,7 +91,8 @@ def compare(source: str, options: argparse.Namespace) -> str:
     normalised = (images - mean) / std
     labels = torch.randint(0, CLASSES, (options.batch, *options.size), device=device)
     with torch.inference_mode():
-        expected, found = logits_of(theirs(normalised)), ours(images).logits
+        plain = ready_model(ours, device, "fp32")
+        expected, found = logits_of(theirs(normalised)), plain(images).logits
         error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
         precision = choose_precision("auto", device)
         ready = ready_model(ours, device, precision)
@@ -100,7 +101,7 @@ def compare(source: str, options: argparse.Namespace) -> str:
             with autocast(device, precision):
                 ready(images)
 
-        plain = turns([lambda: theirs(normalised), lambda: ours(images), default_path], options.rounds, device)
+        times = turns([lambda: theirs(normalised), lambda: plain(images), default_path], options.rounds, device)
     theirs, ours = theirs.train(), ours.train()
     step, targets = TrainStep(ours), semantic(labels)
 
@@ -116,8 +117,8 @@ def compare(source: str, options: argparse.Namespace) -> str:
 
     train = turns([their_step, our_step], options.rounds, device)
     return (
-        f"{source:44s} {plain[0] / plain[1]:9.2f} {plain[0] / plain[2]:9.2f} {train[0] / train[1]:9.2f}"
-        f" {plain[0] * 1000:10.0f} {error:9.1e}"
+        f"{source:44s} {times[0] / times[1]:9.2f} {times[0] / times[2]:9.2f} {train[0] / train[1]:9.2f}"
+        f" {times[0] * 1000:10.0f} {error:9.1e}"
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vision.arguments import add_evaluate, add_model, add_score, add_weights, outline_options, positive, share
+from vision.engine.malloc import reuse_freed_memory
 
 __all__ = ["main"]
 
@@ -239,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP's threads otherwise spin while they wait: a second thread that has to share its core then costs three times
     # the CPU seconds. It is read when torch is first imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    reuse_freed_memory()
     _log_to_stderr()
     try:
         if arguments[:1] == ["train"]:
