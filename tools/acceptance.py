@@ -82,6 +82,9 @@ def shared(model: str, options: dict[str, Any]) -> Run:
 HALF = {"width": 0.5}
 REGION = {"cross_entropy": 1.0, "dice": 1.0}
 LRASPP = {"model": "lraspp", "model_options": {"backbone": "mobilenet_v3_large"}}
+NARROW = {"backbone": "resnet18", "backbone_options": HALF}
+PSPNET = {"model": "pspnet", "model_options": {**NARROW, "width": 128}}
+FCN = {"model": "fcn", "model_options": NARROW}
 OURS = ("bccd", "camvid_unet", "camvid_deeplab", "membrane")
 RUNS = {
     "bccd": Run(
@@ -104,6 +107,8 @@ RUNS = {
     "membrane_boundary": membrane({**REGION, "boundary": {"weight": 0.02, "ramp": 30}}),
     "membrane_boundary_iou": membrane({**REGION, "boundary_iou": 0.5}),
     "camvid_lraspp": Run("camvid", {"recipe": "camvid_deeplab", **LRASPP, "cpu_seconds": 600}, {"mIoU": 0.0}),
+    "camvid_pspnet": Run("camvid", {"recipe": "camvid_deeplab", **PSPNET, "cpu_seconds": 600}, {"mIoU": 0.0}),
+    "camvid_fcn": Run("camvid", {"recipe": "camvid_deeplab", **FCN, "cpu_seconds": 600}, {"mIoU": 0.0}),
     "coco_multi_hard": shared("multi_task", {"sharing": "hard"}),
     "coco_multi_soft": shared("multi_task", {"sharing": "soft"}),
     "coco_detection": shared("fcos_resnet18_fpn", {}),
@@ -134,6 +139,12 @@ RUNS = {
     ),
     "peer_camvid_lraspp": Run(
         "camvid", {"model": "peer_lraspp", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
+    ),
+    "peer_camvid_pspnet": Run(
+        "camvid", {"model": "peer_pspnet", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
+    ),
+    "peer_camvid_fcn": Run(
+        "camvid", {"model": "peer_fcn", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
     ),
     "peer_camvid_unet": Run("camvid", {"model": "peer_unet", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID),
     "peer_camvid_deeplab": Run(

@@ -81,6 +81,20 @@ def build_deeplab_v3_plus(classes: ClassMap, *, encoder: str = "mobilenet_v2") -
     return PeerSegmenter(classes, smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=len(classes)))
 
 
+def build_pspnet(classes: ClassMap, *, encoder: str = "resnet18") -> PeerSegmenter:
+    """segmentation_models.pytorch's PSPNet, from scratch."""
+    import segmentation_models_pytorch as smp
+
+    return PeerSegmenter(classes, smp.PSPNet(encoder, encoder_weights=None, classes=len(classes)))
+
+
+def build_fcn(classes: ClassMap) -> PeerSegmenter:
+    """torchvision's FCN on ResNet-50, its smallest, from scratch."""
+    from torchvision.models.segmentation import fcn_resnet50
+
+    return PeerSegmenter(classes, fcn_resnet50(weights=None, weights_backbone=None, num_classes=len(classes)))
+
+
 def build_lraspp(classes: ClassMap) -> PeerSegmenter:
     """torchvision's LR-ASPP on MobileNetV3 large, from scratch."""
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
@@ -119,5 +133,5 @@ def build_faster_rcnn(classes: ClassMap) -> PeerDetector:
 def register() -> None:
     """Makes the peers known to `build_model`: peer_unet, peer_deeplab_v3_plus, peer_lraspp, peer_ssdlite, ..."""
     torch.manual_seed(0)
-    for name in ("unet", "deeplab_v3_plus", "lraspp", "ssdlite", "faster_rcnn"):
+    for name in ("unet", "deeplab_v3_plus", "pspnet", "fcn", "lraspp", "ssdlite", "faster_rcnn"):
         MODELS[f"peer_{name}"] = f"peers:build_{name}"
