@@ -57,11 +57,39 @@ def test_what_does_more_than_its_weights_say_stays():
         nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU(),
         AtrousConv(4, 4, 12, groups=4), nn.ReLU(),  # padded widely: by phases
         AtrousConv(4, 4, 2), nn.ReLU(),
-        nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.Conv2d(4, 4, 1), nn.Sigmoid(),
     )  # fmt: skip
     fuse_convolutions(network)
     assert not any(isinstance(module, FusedConv2d) for module in network.modules())
+
+
+def test_convolutions_that_something_else_follows_stay_alone():
+    skip_unless_fused(torch.float32)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.Sigmoid(), nn.Conv2d(4, 2, 1)
+    )
+    network = network.eval().requires_grad_(False)
+    x = torch.randn(2, 3, 9, 8)
+    expected = network(x)
+    fuse_convolutions(network)
+    kinds = [FusedConv2d, nn.BatchNorm2d, nn.ReLU, FusedConv2d, nn.Sigmoid, FusedConv2d]
+    assert [type(module) for module in network] == kinds
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_laid_out_for_one_size_serve_all(dtype):
+    skip_unless_fused(dtype)
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 32, 3, padding=1).to(dtype).requires_grad_(False)
+    fused = FusedConv2d(conv, nn.ReLU())
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    with torch.inference_mode():
+        for shape in ((1, 16, 7, 9), (3, 16, 80, 61), (1, 16, 1, 1)):
+            x = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last)
+            torch.testing.assert_close(fused(x), conv(x).relu(), rtol=tolerance, atol=tolerance)
+        fused.double()  # weights of another precision are laid out anew
+        assert fused._packed is None
 
 
 def test_pairs_behind_folded_norms_are_found():
@@ -79,8 +107,9 @@ def test_pairs_behind_folded_norms_are_found():
     block = Block().eval()
     folded = fold_batch_norms(nn.Sequential(block, ConvNormAct(4, 4, groups=4))).requires_grad_(False)
     fuse_convolutions(folded)
-    kinds = [type(folded[0].conv1), type(folded[0].conv2), type(folded[1][0])]
-    assert kinds == [FusedConv2d, nn.Conv2d, FusedConv2d]  # a group norm stands between
+    blocks = (folded[0].conv1, folded[0].conv2, folded[1][0])
+    assert [type(conv) for conv in blocks] == [FusedConv2d] * 3
+    assert [type(conv.activation) for conv in blocks] == [nn.ReLU, type(None), nn.ReLU]  # a group norm stands between
     x = torch.randn(1, 3, 5, 6)
     with torch.inference_mode():
         torch.testing.assert_close(folded[0](x), block(x), rtol=1e-4, atol=1e-5)

@@ -57,6 +57,7 @@ class AtrousConv(nn.Conv2d):
             return self._depthwise(x, rate)
         weight, padding = self._reaching(x, rate)
         if self._runs_in_parts(x, rate):
+            x = x.contiguous(memory_format=torch.channels_last)  # torch 2.6 garbles gradients of other layouts
             parts = zip(x.split(_PART, 1), weight.split(_PART, 1))
             found = [F.conv2d(part, of_part, None, 1, padding, rate) for part, of_part in parts]
             total = found[0].float()

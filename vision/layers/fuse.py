@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,11 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
 class _Fused(nn.Conv2d):
     """A convolution with the weights of `conv`, for inference: it has no gradient, no exporter knows it, and its
     precision is that of its weights. PyTorch's compiler uses the same operator; called by itself, it costs no
-    compilation."""
+    compilation.
+
+    The weights are laid out for the processor once, at the first call, and not at every one: on small maps half the
+    time. A second copy of them is the price.
+    """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__(
@@ -47,28 +52,39 @@ class _Fused(nn.Conv2d):
         )  # fmt: skip
         self.weight, self.bias = conv.weight, conv.bias
         self.activation = activation
+        self._packed: Tensor | None = None
 
-    @property
-    def geometry(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-        return self.padding, self.stride, self.dilation, self.groups
+    def _weights(self, x: Tensor) -> tuple[Any, ...]:
+        """Weight, bias, padding, stride, dilation and groups, as the operators want them; x is the first input."""
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if self._packed is None:
+            plain = self.weight.detach().to_mkldnn()
+            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *geometry, list(x.shape))
+        return self._packed, self.bias, *geometry
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> _Fused:
+        self._packed = None  # of another precision
+        return super()._apply(*arguments, **keywords)
 
 
 class FusedConv2d(_Fused):
     """`activation(conv(x))` by oneDNN, which applies the activation to what it is about to write.
 
     The activation by itself reads and writes the whole map once more, which takes longer than a depthwise or 1x1
-    convolution.
+    convolution. None: the convolution alone.
     """
 
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module):
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__(conv, activation)
-        self.attribute = ATTRIBUTES[type(activation)](activation)
+        self.attribute = ("none", [], "") if activation is None else ATTRIBUTES[type(activation)](activation)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == 0:  # no images, or no regions: the operator has not been made for that
-            return self.activation(super().forward(x))
+            found = super().forward(x)
+            return found if self.activation is None else self.activation(found)
         run = torch.ops.mkldnn._convolution_pointwise
-        return run(x.to(self.weight.dtype), self.weight, self.bias, *self.geometry, *self.attribute)
+        x = x.to(self.weight.dtype)
+        return run(x, *self._weights(x), *self.attribute)
 
 
 class FusedSum(_Fused):
@@ -78,11 +94,10 @@ class FusedSum(_Fused):
         if x.numel() == 0:
             total = super().forward(x) + other
             return total if self.activation is None else self.activation(total)
-        dtype, activation = self.weight.dtype, None if self.activation is None else "relu"
+        x, other = x.to(self.weight.dtype), other.to(self.weight.dtype)
+        activation = None if self.activation is None else "relu"
         run = torch.ops.mkldnn._convolution_pointwise.binary
-        return run(
-            x.to(dtype), other.to(dtype), self.weight, self.bias, *self.geometry, "add", None, activation, [], None
-        )
+        return run(x, other, *self._weights(x), "add", None, activation, [], None)
 
 
 def fuse_sum(owner: nn.Module, conv: str, norm: str, activation: nn.Module | None) -> None:
@@ -95,11 +110,12 @@ def fuse_sum(owner: nn.Module, conv: str, norm: str, activation: nn.Module | Non
 
 
 def fuse_convolutions(module: nn.Module) -> None:
-    """Puts a `FusedConv2d` in the place of every convolution that an activation follows at once, and a `FusedSum` where
-    a block has a method `fuse_sum` that does so, in place.
+    """Puts a `FusedConv2d` in the place of every plain convolution, with the activation that follows it at once if any,
+    and a `FusedSum` where a block has a method `fuse_sum` that does so, in place.
 
-    The former are neighbours in an `nn.Sequential`, identities between them left out, and members of one module named
-    conv, conv1, ... and act, act1, ... Fold batch norms before and store the weights in their precision after it.
+    Activations follow as neighbours in an `nn.Sequential`, identities between them left out, and as members of one
+    module named conv, conv1, ... and act, act1, ... Fold batch norms before and store the weights in their precision
+    after it.
     """
     for child in list(module.modules()):
         if hasattr(child, "fuse_sum"):
@@ -109,6 +125,10 @@ def fuse_convolutions(module: nn.Module) -> None:
             if _is_plain(conv) and type(activation) in ATTRIBUTES:
                 setattr(child, conv_name, FusedConv2d(conv, activation))
                 setattr(child, activation_name, nn.Identity())
+    for child in list(module.modules()):
+        for name, conv in list(child.named_children()):
+            if _is_plain(conv):
+                setattr(child, name, FusedConv2d(conv, None))
 
 
 def _is_plain(conv: nn.Module) -> bool:
