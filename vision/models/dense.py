@@ -12,6 +12,7 @@ from vision.ops.assign import Assignment, gather_objects
 from vision.ops.boxes import clip_boxes, paired_iou
 from vision.ops.coders import decode_boxes, encode_boxes
 from vision.ops.nms import Candidates, best_pairs, gather_places, suppress
+from vision.ops.tracing import is_exporting
 from vision.structures import Detections, Targets
 
 __all__ = ["DenseDetector", "anchor_box_loss", "class_score_loss"]
@@ -131,7 +132,7 @@ class DenseDetector(VisionModel):
         """The highest scores of each level and its first place; of all places as one without `candidates_per_level`."""
         if not self.candidates_per_level:
             return [(highest, 0)]
-        if torch.compiler.is_exporting():
+        if is_exporting():
             # how many places a level has is not known there: those of the other levels are masked
             level = torch.cat([strides.new_zeros(1), (strides.diff() != 0).to(strides.dtype)]).cumsum(0)
             return [(highest.masked_fill(level != i, -1.0), 0) for i in range(len(self.neck.channels))]
@@ -143,6 +144,6 @@ class DenseDetector(VisionModel):
         places = places + first
         quality = None if outputs.quality is None else outputs.quality.gather(1, places)
         scores = self.scores(gather_places(outputs.logits, places), quality)
-        if torch.compiler.is_exporting():
+        if is_exporting():
             scores = scores.masked_fill((best < 0).unsqueeze(-1), -1.0)  # places of other levels
         return best_pairs(scores, places, self.candidates)

@@ -13,6 +13,7 @@ from torchvision.ops import roi_align
 
 from vision.ops.boxes import box_area
 from vision.ops.static_nms import keep_mask
+from vision.ops.tracing import is_exporting
 
 __all__ = ["Proposals", "clip_to_image", "pool_regions", "pyramid_level", "select_proposals"]
 
@@ -90,7 +91,7 @@ def pool_regions(
     """
     boxes = boxes.detach().float()
     level = pyramid_level(boxes, strides)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _pool_by_operator(features, boxes, images, level, strides, size)
     # all maps as one table of rows of C values; every bin is a weighted sum of 16 of them
     table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, f.shape[1]) for f in features])

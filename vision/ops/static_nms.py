@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from vision.ops.boxes import box_area, pairwise_intersection
+from vision.ops.tracing import is_exporting
 
 __all__ = ["keep_mask", "static_detections"]
 
@@ -21,7 +22,7 @@ def keep_mask(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     it is Cluster-NMS (arXiv:2005.03572) without a host sync: keep = not suppressed by a kept box, repeated 32 times.
     That equals greedy NMS unless a chain of more than 32 boxes suppress one another in turn.
     """
-    if boxes.device.type == "cpu" and not torch.compiler.is_exporting():
+    if boxes.device.type == "cpu" and not is_exporting():
         return _greedy_keep_mask(boxes.detach(), valid, iou_threshold)
     return _cluster_keep_mask(boxes.detach(), valid, iou_threshold)
 
