@@ -59,6 +59,17 @@ def peer_cells(model: str, **settings: Any) -> Run:
     return Run("bccd", {"model": model, "image_size": 320, "cpu_seconds": 720, **settings}, {"AP": 0.0, "AP50": 0.0})
 
 
+def street(model: str, options: dict[str, Any]) -> Run:
+    """A segmenter on CamVid by DeepLab's recipe; its peer is the aim."""
+    settings = {"recipe": "camvid_deeplab", "model": model, "model_options": options, "cpu_seconds": 600}
+    return Run("camvid", settings, {"mIoU": 0.0})
+
+
+def peer_street(model: str, wanted: dict[str, float]) -> Run:
+    """A segmenter of another library on the same data, with the same seconds."""
+    return Run("camvid", {"model": model, "image_size": (240, 320), "cpu_seconds": 600}, wanted)
+
+
 def membrane(loss: dict[str, Any]) -> Run:
     """U-Net on membranes with a loss; distances in pixels of the images, means over images."""
     measured = ("hd95", "hausdorff", "assd", "boundary_iou")
@@ -81,10 +92,7 @@ def shared(model: str, options: dict[str, Any]) -> Run:
 
 HALF = {"width": 0.5}
 REGION = {"cross_entropy": 1.0, "dice": 1.0}
-LRASPP = {"model": "lraspp", "model_options": {"backbone": "mobilenet_v3_large"}}
 NARROW = {"backbone": "resnet18", "backbone_options": HALF}
-PSPNET = {"model": "pspnet", "model_options": {**NARROW, "width": 128}}
-FCN = {"model": "fcn", "model_options": NARROW}
 OURS = ("bccd", "camvid_unet", "camvid_deeplab", "membrane")
 RUNS = {
     "bccd": Run(
@@ -106,9 +114,9 @@ RUNS = {
     "membrane_border": membrane({**REGION, "border_weight": {"w0": 10, "sigma": 5, "background": 0}}),
     "membrane_boundary": membrane({**REGION, "boundary": {"weight": 0.02, "ramp": 30}}),
     "membrane_boundary_iou": membrane({**REGION, "boundary_iou": 0.5}),
-    "camvid_lraspp": Run("camvid", {"recipe": "camvid_deeplab", **LRASPP, "cpu_seconds": 600}, {"mIoU": 0.0}),
-    "camvid_pspnet": Run("camvid", {"recipe": "camvid_deeplab", **PSPNET, "cpu_seconds": 600}, {"mIoU": 0.0}),
-    "camvid_fcn": Run("camvid", {"recipe": "camvid_deeplab", **FCN, "cpu_seconds": 600}, {"mIoU": 0.0}),
+    "camvid_lraspp": street("lraspp", {"backbone": "mobilenet_v3_large"}),
+    "camvid_pspnet": street("pspnet", {**NARROW, "width": 128}),
+    "camvid_fcn": street("fcn", NARROW),
     "coco_multi_hard": shared("multi_task", {"sharing": "hard"}),
     "coco_multi_soft": shared("multi_task", {"sharing": "soft"}),
     "coco_detection": shared("fcos_resnet18_fpn", {}),
@@ -137,19 +145,11 @@ RUNS = {
     "peer_bccd_faster_rcnn": peer_cells(
         "peer_faster_rcnn", recipe="bccd", optim={"name": "adamw", "lr": 0.002}, **SMALL_STEPS
     ),
-    "peer_camvid_lraspp": Run(
-        "camvid", {"model": "peer_lraspp", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
-    ),
-    "peer_camvid_pspnet": Run(
-        "camvid", {"model": "peer_pspnet", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
-    ),
-    "peer_camvid_fcn": Run(
-        "camvid", {"model": "peer_fcn", "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0}
-    ),
-    "peer_camvid_unet": Run("camvid", {"model": "peer_unet", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID),
-    "peer_camvid_deeplab": Run(
-        "camvid", {"model": "peer_deeplab_v3_plus", "image_size": (240, 320), "cpu_seconds": 600}, CAMVID
-    ),
+    "peer_camvid_lraspp": peer_street("peer_lraspp", {"mIoU": 0.0}),
+    "peer_camvid_pspnet": peer_street("peer_pspnet", {"mIoU": 0.0}),
+    "peer_camvid_fcn": peer_street("peer_fcn", {"mIoU": 0.0}),
+    "peer_camvid_unet": peer_street("peer_unet", CAMVID),
+    "peer_camvid_deeplab": peer_street("peer_deeplab_v3_plus", CAMVID),
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from vision.layers.activation import build_activation
 from vision.layers.norm import Norm, build_norm
 
-__all__ = ["ConvNormAct", "GroupedConv2d", "run_on_small_map", "scaled_channels"]
+__all__ = ["ConvNormAct", "GroupedConv2d", "conv_pairs", "run_on_small_map", "scaled_channels"]
 
 
 class GroupedConv2d(nn.Conv2d):
@@ -83,6 +85,24 @@ def scaled_channels(channels: float, divisor: int = 8) -> int:
     """`channels` rounded to a multiple of `divisor`, never below 90 % of `channels` (MobileNets)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def conv_pairs(module: nn.Module, follower: str) -> list[tuple[str, str]]:
+    """Names of children of `module` that may be a convolution and what follows it at once, a norm or an activation.
+
+    In an `nn.Sequential` these are neighbours, identities between them left out; elsewhere conv, conv1, ... and the
+    same name with `follower` ("bn" or "act") in place of "conv", where no norm stands between the two.
+    """
+    children = dict(module.named_children())
+    if isinstance(module, nn.Sequential):
+        return list(itertools.pairwise(name for name, child in children.items() if not isinstance(child, nn.Identity)))
+    pairs = []
+    for name in children:
+        norm, behind = (name.replace("conv", other, 1) for other in ("bn", follower))
+        between = norm != behind and not isinstance(children.get(norm, nn.Identity()), nn.Identity)
+        if name.startswith("conv") and behind in children and not between:
+            pairs.append((name, behind))
+    return pairs
 
 
 def run_on_small_map(module: nn.Module, x: Tensor, kernel: int = 3) -> Tensor:

@@ -4,8 +4,6 @@ that they are used in. The same function, with less to compute."""
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vision.layers.context import AtrousConv
-from vision.layers.conv import ConvNormAct, GroupedConv2d
+from vision.layers.conv import ConvNormAct, GroupedConv2d, conv_pairs
 from vision.layers.fuse import FusedConv2d, FusedSum
 
 __all__ = ["fold_batch_norms", "store_weights"]
@@ -30,7 +28,7 @@ def fold_batch_norms(model: Network) -> Network:
     """
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
-        for conv_name, norm_name in _pairs(module):
+        for conv_name, norm_name in conv_pairs(module, "bn"):
             conv, norm = getattr(module, conv_name), getattr(module, norm_name)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
@@ -51,15 +49,3 @@ def store_weights(module: nn.Module, dtype: torch.dtype) -> None:
         module.to(dtype)
     for child in module.children():
         store_weights(child, dtype)
-
-
-def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of children that may be a convolution and the norm behind it."""
-    names = list(dict(module.named_children()))
-    if isinstance(module, nn.Sequential):
-        yield from itertools.pairwise(names)
-        return
-    for name in names:
-        norm = name.replace("conv", "bn", 1)
-        if name.startswith("conv") and norm in names:
-            yield name, norm

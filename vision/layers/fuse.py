@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vision.layers.context import AtrousConv
-from vision.layers.conv import GroupedConv2d
+from vision.layers.conv import GroupedConv2d, conv_pairs
 
 __all__ = ["FusedConv2d", "FusedSum", "can_fuse", "fuse_convolutions", "fuse_sum"]
 
@@ -113,14 +112,12 @@ def fuse_convolutions(module: nn.Module) -> None:
     """Puts a `FusedConv2d` in the place of every plain convolution, with the activation that follows it at once if any,
     and a `FusedSum` where a block has a method `fuse_sum` that does so, in place.
 
-    Activations follow as neighbours in an `nn.Sequential`, identities between them left out, and as members of one
-    module named conv, conv1, ... and act, act1, ... Fold batch norms before and store the weights in their precision
-    after it.
+    `conv_pairs` says what follows at once. Fold batch norms before and store the weights in their precision after it.
     """
     for child in list(module.modules()):
         if hasattr(child, "fuse_sum"):
             child.fuse_sum()
-        for conv_name, activation_name in _pairs(child):
+        for conv_name, activation_name in conv_pairs(child, "act"):
             conv, activation = getattr(child, conv_name), getattr(child, activation_name)
             if _is_plain(conv) and type(activation) in ATTRIBUTES:
                 setattr(child, conv_name, FusedConv2d(conv, activation))
@@ -137,21 +134,3 @@ def _is_plain(conv: nn.Module) -> bool:
     if type(conv) not in (nn.Conv2d, GroupedConv2d) and not atrous:
         return False
     return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-
-
-def _pairs(module: nn.Module) -> list[tuple[str, str]]:
-    """Names of children that may be a convolution and the activation behind it."""
-    children = dict(module.named_children())
-    if isinstance(module, nn.Sequential):
-        names = [name for name, child in children.items() if not isinstance(child, nn.Identity)]
-        return list(itertools.pairwise(names))
-    pairs = []
-    for name in children:
-        norm, activation = name.replace("conv", "bn", 1), name.replace("conv", "act", 1)
-        if (
-            name.startswith("conv")
-            and activation in children
-            and type(children.get(norm, nn.Identity())) is nn.Identity
-        ):
-            pairs.append((name, activation))
-    return pairs
