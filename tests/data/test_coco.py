@@ -62,6 +62,14 @@ def test_the_split_of_a_file_and_its_siblings(tmp_path):
         open_dataset(tmp_path, "test")
 
 
+def test_a_folder_with_one_file_that_names_no_split(tmp_path):
+    coco_folder(tmp_path, split="default")  # as CVAT writes it
+    dataset = open_dataset(tmp_path)
+    assert (dataset.split, len(dataset)) == ("train", 2)
+    with pytest.raises(DataError, match=r"no split 'val'.*--val-split null"):
+        open_dataset(tmp_path, "val")
+
+
 def annotation(**changes):
     content = coco_content()
     content["annotations"][0] |= changes
@@ -86,6 +94,8 @@ def annotation(**changes):
         ([1, 2], "list at the top"),
         ({"shapes": []}, "no list 'images'"),
         (annotation(category_id=[1]), "not built as COCO files are"),
+        (annotation(iscrowd="no"), "iscrowd 'no' where 0 or 1 belongs"),
+        (annotation(area=float("inf")), "annotation 11: area inf"),
         (
             coco_content() | {"images": [{"id": 7, "file_name": "a.png", "height": "x", "width": 1}]},
             "not built as COCO",
@@ -109,6 +119,9 @@ def test_not_json_and_a_missing_image(tmp_path):
     path.write_text('{"images": [')
     with pytest.raises(DataError, match=r"instances_train\.json: not JSON"):
         open_dataset(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"instances_train\.json: brackets nested too deeply"):
+        open_dataset(path)
 
 
 def test_what_is_left_out_or_kept_with_a_warning(tmp_path):
@@ -120,16 +133,17 @@ def test_what_is_left_out_or_kept_with_a_warning(tmp_path):
         first | {"id": 15, "bbox": [25, 3, 10, 5], "segmentation": []},  # 5 pixels over the right edge
         first | {"id": 16, "bbox": [25, 3, 5.5, 5], "segmentation": []},  # half a pixel: rounding
         first | {"id": 11},  # a repeated id
+        first | {"id": 18, "area": -3},
         first | {"id": 17, "segmentation": [[1, 1, 2, 2], *first["segmentation"]]},
     ]
     dataset = open_dataset(coco_folder(tmp_path, content))
     assert [(p.severity, p.where) for p in dataset.problems] == [
-        ("warning", f"annotation {k}") for k in (11, 17, 13, 14, 15)
+        ("warning", f"annotation {k}") for k in (11, 17, 13, 14, 15, 18)
     ]
-    assert dataset.annotation_ids(0).tolist() == [11, 12, 15, 16, 11, 17]
+    assert dataset.annotation_ids(0).tolist() == [11, 12, 15, 16, 11, 18, 17]
     assert dataset.target(0).boxes[2].tolist() == [25, 3, 30, 8]
     assert dataset.target(0).boxes[3].tolist() == [25, 3, 30, 8]
-    assert dataset.annotation_ids(0, as_written=True).tolist() == [11, 12, 13, 14, 15, 16, 11, 17]
+    assert dataset.annotation_ids(0, as_written=True).tolist() == [11, 12, 13, 14, 15, 16, 11, 18, 17]
     assert dataset.target(0, as_written=True).boxes[5].tolist() == [25, 3, 30.5, 8]
     assert dataset.tasks == {"detection"}  # not every object has a mask
     with pytest.raises(ValueError, match="no instance masks"):

@@ -101,6 +101,20 @@ def test_masks_are_read_as_stored(tmp_path):
     Image.fromarray(np.dstack([values] * 3)).save(tmp_path / "colour.png")
     with pytest.raises(ValueError, match="channels"):
         read_index_mask(tmp_path / "colour.png")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "fractions.tif")
+    with pytest.raises(ValueError, match=r"fractions\.tif: a mask of float32 values"):
+        read_index_mask(tmp_path / "fractions.tif")
+
+
+def test_large_images_are_read_as_opencv_reads_them(tmp_path, monkeypatch):
+    Image.fromarray(np.full((30, 40), 3, np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses twice that number
+    assert image_size(tmp_path / "a.png") == (30, 40)
+    assert (read_index_mask(tmp_path / "a.png") == 3).all()
+    assert Image.MAX_IMAGE_PIXELS == 500
+    monkeypatch.setattr("vision.ops.open_image.MOST_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a\.png: .*40x30 pixels"):
+        image_size(tmp_path / "a.png")
 
 
 def test_segment_ids_add_up_over_the_channels(tmp_path):

@@ -51,6 +51,8 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY lol "lol"><!ENTITY lol1 
         (BOMB, "refused, it defines entities"),
         ("<annotation><object>", "not XML"),
         ("not xml", "not XML"),
+        ('<?xml version="1.0" encoding="foo"?><annotation/>', "not XML"),
+        (voc_xml([("dog", 1, 1, 5, 5)], ("inf", 20)), "size '20' x 'inf'"),
         ("<kml></kml>", "root element <kml>"),
         (voc_xml([("dog", "x", 1, 5, 5)]), "object 1"),
         (voc_xml([("", 1, 1, 5, 5)]), "object 1"),

@@ -59,6 +59,14 @@ def test_boxes_beyond_the_edge_and_without_an_area(tmp_path):
     assert dataset.annotation_ids(0).tolist() == [1, 4]
 
 
+def test_a_repeated_line_is_left_out(tmp_path):
+    path = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2\n0  0.5 0.5 0.2 0.2\n"})
+    dataset = open_dataset(path)
+    assert dataset.target(0).labels.tolist() == [0, 1]
+    (problem,) = dataset.problems
+    assert (problem.severity, problem.where, problem.value) == ("warning", "line 3", "the same as line 1")
+
+
 def test_a_label_file_without_an_image_is_named(tmp_path):
     path = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"})
     (tmp_path / "labels" / "train" / "gone.txt").write_text("0 0.5 0.5 0.2 0.2")
@@ -106,6 +114,8 @@ def test_paths_that_lead_out_of_the_folder_as_some_exports_write_them(tmp_path):
         ("train: images/empty\nnames: [a]", "an empty data set"),
         ("train: images/train\nnames: [a]", "has no annotations"),
         ("train: [", "not YAML"),
+        ("train: 5\nnames: [a]", "train: 5; expected a folder"),
+        ("train: [images/train, 5]\nnames: [a]", "expected a folder"),
         ("- a\n- b", "list at the top"),
     ],
 )

@@ -8,9 +8,9 @@ error    a file that is named but missing · a truncated or unreadable image · 
          mask of another size than its image · a panoptic segment in the PNG that the JSON does not know · a split
          without annotations
 warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
-         (cut) · a repeated annotation id (both kept) · a ring of under 3 points (left out) · an image without a
-         panoptic entry (left out) · a label file without an image (left out) · a segment without pixels · an image in
-         train and in val
+         (cut) · a repeated annotation id (both kept) · a negative area (used as it is) · a ring of under 3 points (left
+         out) · an image without a panoptic entry (left out) · a label file without an image, or a line of one that
+         repeats another (left out) · a segment without pixels · an image in train and in val
 note     images without objects · classes absent from a split · category ids with gaps · grey (three equal channels),
          16 bits (upper 8), alpha (dropped) · EXIF orientation (applied; not when the annotations are made for the
          pixels as stored) · masks of 0 and 255 alone (255 is the second class) · masks without class names
@@ -33,6 +33,7 @@ from vision.data.dataset import Dataset
 from vision.data.image import image_size
 from vision.data.problem import DataError, Problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
+from vision.ops.open_image import open_image
 
 __all__ = ["CheckReport", "check_dataset", "inspect_dataset", "main_check", "report"]
 
@@ -175,9 +176,7 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
 
 
 def _unusual(path: str, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with open_image(path) as image:
         mode, orientation = image.mode, image.getexif().get(0x0112, 1)
     if mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F"):
         yield "grey image", "colour; read as three equal channels"

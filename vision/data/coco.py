@@ -172,14 +172,16 @@ class _InstancesReader:
         try:
             segment = self._segment(annotation.get("segmentation"), where, size)
             area = annotation.get("area")
+            if area is not None and not math.isfinite(area := float(area)):
+                raise ValueError(f"area {area}")
             if area is None and segment is not None:
                 area = segment_area(segment, size)
             self.builder.add_object(
                 _box(annotation.get("bbox"), segment, size),
                 self.labels[annotation["category_id"]],
                 int(annotation["id"]),
-                area=None if area is None else float(area),
-                flags=sum(bit for key, bit in FLAGS.items() if annotation.get(key)),
+                area=area,
+                flags=sum(bit for key, bit in FLAGS.items() if _flag(annotation, key)),
                 segment=segment,
             )
         except (ValueError, TypeError) as error:
@@ -206,6 +208,13 @@ def _ring(values: Any) -> array:
         return ring
     except (TypeError, ValueError):
         raise ValueError("a polygon that is not a flat list of x, y") from None
+
+
+def _flag(annotation: Mapping[str, Any], key: str) -> bool:
+    value = annotation.get(key)
+    if value not in (None, 0, 1):  # True and False among them
+        raise ValueError(f"{key} {value!r} where 0 or 1 belongs")
+    return bool(value)
 
 
 def _box(bbox: Any, segment: bytes | list[array] | None, size: tuple[int, int]) -> tuple[float, ...]:

@@ -20,6 +20,8 @@ def read_json(path: Path) -> Any:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON ({error}); expected a JSON annotation file") from None
+    except RecursionError:
+        raise DataError(f"{path}: brackets nested too deeply; expected a JSON annotation file") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.problem import DataError
+from vision.ops.open_image import open_image
 
 __all__ = ["IMAGE_SUFFIXES", "image_size", "read_colours", "read_image", "read_index_mask", "read_segment_ids"]
 
@@ -47,10 +48,10 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int]:
 
     DataError names the file when it is missing or its header is none of an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             turned = upright and image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 are turned by 90 degrees
     except FileNotFoundError:
@@ -63,7 +64,7 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int]:
 def read_index_mask(path: str | Path) -> np.ndarray:
     """The stored values of a one-channel mask (H, W), uint8 or int32: palette PNGs give indices, not colours.
 
-    DataError names the file when it is missing, unreadable or has colours instead of indices.
+    DataError names the file when it is missing, unreadable or has colours or fractions instead of indices.
     """
     pixels, mode = _stored(path)
     if pixels.ndim != 2:
@@ -71,6 +72,8 @@ def read_index_mask(path: str | Path) -> np.ndarray:
             f"{path}: a mask of mode {mode} with {pixels.shape[2]} channels; expected one channel or a palette whose "
             "values are class numbers; convert it, or give the `colours` of the classes in a data set card"
         )
+    if pixels.dtype.kind == "f":
+        raise DataError(f"{path}: a mask of {pixels.dtype} values; expected whole class numbers; convert it")
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
@@ -94,10 +97,10 @@ def read_colours(path: str | Path) -> np.ndarray:
 
 def _stored(path: str | Path, as_colours: bool = False) -> tuple[np.ndarray, str]:
     """Pixel values as stored (or as RGB) and Pillow's name of the mode; OpenCV would turn a palette into colours."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return np.array(image.convert("RGB") if as_colours else image), image.mode
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such mask; {_MEND}") from None

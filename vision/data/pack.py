@@ -178,10 +178,10 @@ class AnnotationsBuilder:
             ring_start=np.array(self._ring_start, np.int64),
             coordinates=pack_coordinates(np.array(self._coordinates, np.float64)),
         )
-        self._judge_boxes(annotations)
+        self._judge(annotations)
         return annotations
 
-    def _judge_boxes(self, annotations: Annotations) -> None:
+    def _judge(self, annotations: Annotations) -> None:
         boxes, flags = annotations.boxes, annotations.flags
         owner = np.repeat(np.arange(len(annotations.sizes)), np.diff(annotations.start))  # (M,)
         limits = annotations.sizes[owner][:, ::-1].astype(np.float64)  # (M, 2) width, height
@@ -202,3 +202,7 @@ class AnnotationsBuilder:
             else:
                 expected = f"a box inside the image of {width:g}x{height:g} pixels; it is cut at the edge"
             self.problems.append(Problem("warning", file, where, value, expected))
+        for row in np.flatnonzero(annotations.area < 0):
+            file, where = self.describe(annotations.paths[owner[row]], int(annotations.object_ids[row]))
+            value = f"area {annotations.area[row]:g}"
+            self.problems.append(Problem("warning", file, where, value, "0 or more; it is used as it is"))

@@ -200,6 +200,9 @@ def _coco_layout(root: Path) -> Card | None:
             path = root / word / "_annotations.coco.json"
             if split not in splits and path.is_file():
                 splits[split] = {"annotations": path.relative_to(root), "images": word}
+    alone = [] if splits else sorted((root / "annotations").glob("*.json"))
+    if len(alone) == 1:  # instances_default.json of CVAT, for one: a data set that is not split
+        return _card_of_json(alone[0])
     return Card(root.resolve().name, "coco", root, splits, file=str(root)) if splits else None
 
 

@@ -65,7 +65,7 @@ def parse_voc_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
     except DefusedXmlException as error:
         kind = type(error).__name__
         raise DataError(f"{path}: refused, it defines entities ({kind}); expected a plain VOC annotation") from None
-    except (ElementTree.ParseError, UnicodeDecodeError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # LookupError: of an encoding nobody knows
         raise DataError(f"{path}: not XML ({error}); expected a VOC annotation") from None
     if root.tag != "annotation":
         raise DataError(f"{path}: root element <{root.tag}>; expected <annotation> of Pascal VOC")
@@ -73,7 +73,7 @@ def parse_voc_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
     height, width = (root.findtext(f"size/{side}", "0") for side in ("height", "width"))
     try:
         size = int(float(height)), int(float(width))
-    except ValueError:
+    except (OverflowError, ValueError):
         raise DataError(f"{path}: size {width!r} x {height!r}; expected whole pixels") from None
     return (size if min(size) > 0 else None), objects
 

@@ -2,8 +2,9 @@
 
 Rules. A label file is the image's path with the last `images` folder replaced by `labels` · an image without one has no
 objects · 5 numbers are a box, an odd count from 7 up is a polygon `class x1 y1 x2 y2 ...`, all relative to the image ·
-an object's number is its line · a class number that has no name, or a line of anything else, is an error · a label file
-without an image is left out, with a warning · `../train/images` is looked for as `train/images` too (some exports).
+an object's number is its line · a class number that has no name, or a line of anything else, is an error · a line that
+repeats another of its file, and a label file without an image, are left out, with a warning · `../train/images` is
+looked for as `train/images` too (some exports).
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def card_of_data_yaml(path: Path, content: Mapping[str, Any]) -> Card:
     """A Card of a data.yaml. `path` in it is relative to the folder of the file. DataError names the wrong key."""
     root = path.parent / Path(str(content.get("path") or ".")).expanduser()
     splits = {split: {"images": content[split]} for split in ("train", "val", "test") if content.get(split)}
+    for split, entry in splits.items():
+        places = entry["images"] if isinstance(entry["images"], list) else [entry["images"]]
+        if not all(isinstance(place, str) for place in places):
+            raise DataError(f"{path}: {split}: {entry['images']!r}; expected a folder, a list file, or several")
     if not splits:
         raise DataError(f"{path}: neither train nor val; expected folders or lists of images under these keys")
     names = content.get("names")
@@ -71,8 +76,15 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
             builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
             continue
         builder.add_image(image, image_id, size)
+        seen: dict[str, int] = {}
         for line, text in _label_lines(label_path(image)):
-            _add_line(builder, labels, (label_path(image), line, text), size)
+            first = seen.setdefault(" ".join(text.split()), line)
+            if first == line:
+                _add_line(builder, labels, (label_path(image), line, text), size)
+            else:
+                value = f"the same as line {first}"
+                expected = "each object once; the line is left out"
+                builder.problems.append(Problem("warning", label_path(image), f"line {line}", value, expected))
     builder.problems += _orphans(images)
     annotations = builder.finish()
     tasks = ["detection", "instance"] if annotations.all_segmented else ["detection"]

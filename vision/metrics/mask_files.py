@@ -12,6 +12,7 @@ from torch import Tensor
 from vision.metrics.coco_files import read_json
 from vision.metrics.file_checks import check_categories, check_panoptic, kind_hint
 from vision.metrics.panoptic import PanopticMap
+from vision.ops.open_image import open_image
 from vision.structures import ClassMap
 
 __all__ = ["paired_masks", "panoptic_cases", "read_index_mask"]
@@ -24,18 +25,20 @@ def read_index_mask(path: str | Path) -> Tensor:
     values = _pixels(path)
     if values.ndim != 2:
         raise ValueError(f"{path}: {values.shape[2]} channels; expected a grey or palette image of class numbers")
+    if values.dtype.kind == "f":
+        raise ValueError(f"{path}: {values.dtype} values; expected whole class numbers")
     return torch.from_numpy(values.astype(np.int32))
 
 
 def _pixels(path: str | Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return np.array(image)
-    except (UnidentifiedImageError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except FileNotFoundError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from None
 
 
