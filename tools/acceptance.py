@@ -65,9 +65,12 @@ def street(model: str, options: dict[str, Any]) -> Run:
     return Run("camvid", settings, {"mIoU": 0.0})
 
 
-def peer_street(model: str, wanted: dict[str, float]) -> Run:
-    """A segmenter of another library on the same data, with the same seconds."""
-    return Run("camvid", {"model": model, "image_size": (240, 320), "cpu_seconds": 600}, wanted)
+def peer_street(architecture: str, encoder: str = "resnet18") -> Run:
+    """A segmenter on the same data, with the same seconds: a class of segmentation_models.pytorch, or a peer model."""
+    settings = {"model": architecture}
+    if not architecture.startswith("peer_"):
+        settings = {"model": "peer_smp", "model_options": {"architecture": architecture, "encoder": encoder}}
+    return Run("camvid", {**settings, "image_size": (240, 320), "cpu_seconds": 600}, {"mIoU": 0.0})
 
 
 def membrane(loss: dict[str, Any]) -> Run:
@@ -113,10 +116,15 @@ RUNS = {
     "membrane": membrane(REGION),
     "membrane_border": membrane({**REGION, "border_weight": {"w0": 10, "sigma": 5, "background": 0}}),
     "membrane_boundary": membrane({**REGION, "boundary": {"weight": 0.02, "ramp": 30}}),
+    "membrane_hausdorff": membrane({**REGION, "hausdorff": {"weight": 0.1, "ramp": 30}}),
     "membrane_boundary_iou": membrane({**REGION, "boundary_iou": 0.5}),
     "camvid_lraspp": street("lraspp", {"backbone": "mobilenet_v3_large"}),
     "camvid_pspnet": street("pspnet", {**NARROW, "width": 128}),
     "camvid_fcn": street("fcn", NARROW),
+    "camvid_unet_plus_plus": street("unet_plus_plus", NARROW),
+    "camvid_deeplab_v3": street("deeplab_v3", {**NARROW, "width": 128}),
+    "camvid_fpn": street("semantic_fpn", {**NARROW, "pyramid": 128, "width": 64}),
+    "camvid_segformer": street("segformer", {**NARROW, "width": 128}),
     "coco_multi_hard": shared("multi_task", {"sharing": "hard"}),
     "coco_multi_soft": shared("multi_task", {"sharing": "soft"}),
     "coco_detection": shared("fcos_resnet18_fpn", {}),
@@ -145,11 +153,15 @@ RUNS = {
     "peer_bccd_faster_rcnn": peer_cells(
         "peer_faster_rcnn", recipe="bccd", optim={"name": "adamw", "lr": 0.002}, **SMALL_STEPS
     ),
-    "peer_camvid_lraspp": peer_street("peer_lraspp", {"mIoU": 0.0}),
-    "peer_camvid_pspnet": peer_street("peer_pspnet", {"mIoU": 0.0}),
-    "peer_camvid_fcn": peer_street("peer_fcn", {"mIoU": 0.0}),
-    "peer_camvid_unet": peer_street("peer_unet", CAMVID),
-    "peer_camvid_deeplab": peer_street("peer_deeplab_v3_plus", CAMVID),
+    "peer_camvid_lraspp": peer_street("peer_lraspp"),
+    "peer_camvid_fcn": peer_street("peer_fcn"),
+    "peer_camvid_pspnet": peer_street("PSPNet"),
+    "peer_camvid_unet": peer_street("Unet"),
+    "peer_camvid_deeplab": peer_street("DeepLabV3Plus", "mobilenet_v2"),
+    "peer_camvid_unet_plus_plus": peer_street("UnetPlusPlus"),
+    "peer_camvid_deeplab_v3": peer_street("DeepLabV3"),
+    "peer_camvid_fpn": peer_street("FPN"),
+    "peer_camvid_segformer": peer_street("Segformer"),
 }
 
 

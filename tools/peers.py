@@ -15,7 +15,10 @@ from vision.models import MODELS
 from vision.models.base import SegmentOutputs, VisionModel
 from vision.structures import ClassMap, Detections, Segmentation, Targets
 
-__all__ = ["PeerDetector", "PeerSegmenter", "build_faster_rcnn", "build_ssdlite", "build_unet", "register"]
+__all__ = [
+    "PeerDetector", "PeerSegmenter", "build_faster_rcnn", "build_fcn", "build_lraspp", "build_smp", "build_ssdlite",
+    "register",
+]  # fmt: skip
 
 
 class PeerSegmenter(VisionModel):
@@ -67,25 +70,11 @@ class PeerDetector(VisionModel):
         return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in outputs]
 
 
-def build_unet(classes: ClassMap, *, encoder: str = "resnet18") -> PeerSegmenter:
-    """segmentation_models.pytorch's U-Net, from scratch."""
+def build_smp(classes: ClassMap, *, architecture: str, encoder: str = "resnet18") -> PeerSegmenter:
+    """A class of segmentation_models.pytorch, as "Unet", with its defaults, from scratch."""
     import segmentation_models_pytorch as smp
 
-    return PeerSegmenter(classes, smp.Unet(encoder, encoder_weights=None, classes=len(classes)))
-
-
-def build_deeplab_v3_plus(classes: ClassMap, *, encoder: str = "mobilenet_v2") -> PeerSegmenter:
-    """segmentation_models.pytorch's DeepLabV3Plus, from scratch."""
-    import segmentation_models_pytorch as smp
-
-    return PeerSegmenter(classes, smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=len(classes)))
-
-
-def build_pspnet(classes: ClassMap, *, encoder: str = "resnet18") -> PeerSegmenter:
-    """segmentation_models.pytorch's PSPNet, from scratch."""
-    import segmentation_models_pytorch as smp
-
-    return PeerSegmenter(classes, smp.PSPNet(encoder, encoder_weights=None, classes=len(classes)))
+    return PeerSegmenter(classes, getattr(smp, architecture)(encoder, encoder_weights=None, classes=len(classes)))
 
 
 def build_fcn(classes: ClassMap) -> PeerSegmenter:
@@ -131,7 +120,7 @@ def build_faster_rcnn(classes: ClassMap) -> PeerDetector:
 
 
 def register() -> None:
-    """Makes the peers known to `build_model`: peer_unet, peer_deeplab_v3_plus, peer_lraspp, peer_ssdlite, ..."""
+    """Makes the peers known to `build_model`: peer_smp, peer_fcn, ..."""
     torch.manual_seed(0)
-    for name in ("unet", "deeplab_v3_plus", "pspnet", "fcn", "lraspp", "ssdlite", "faster_rcnn"):
+    for name in ("smp", "fcn", "lraspp", "ssdlite", "faster_rcnn"):
         MODELS[f"peer_{name}"] = f"peers:build_{name}"
