@@ -128,7 +128,7 @@ def fitting_batch_size(
     memory that one image's step keeps for its gradients is measured, doubled, and compared with what is free.
     """
     twin = copy.deepcopy(model).to(device).train()
-    with progress_bar(0, 0, "auto_batch", progress) as bar:
+    with progress_bar(0, "auto_batch", progress) as bar:
 
         def attempt(size: int) -> None:
             bar.set_postfix_str(f"{size} images")

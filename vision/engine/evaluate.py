@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
+from vision.engine.log import progress_bar
 from vision.engine.output import DistinctNames, JsonList, coco_results, output_folder, write_class_map, write_json
 from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
 from vision.metrics import DetectionOptions, DetectionScore, OutlineOptions, PanopticQuality
@@ -212,13 +213,11 @@ class _Prepared(TorchDataset):
 
 def _results(inference: Inference, dataset: Any, settings: _Settings) -> Iterator[tuple[int, Found]]:
     """(index, result in source pixels) of every image of this process, in order."""
-    from tqdm import tqdm
-
     indices = range(settings.rank, len(dataset), settings.world)
     prepared = _Prepared(dataset, indices, inference)
     loader = DataLoader(prepared, settings.batch_size, num_workers=settings.workers, collate_fn=prepared.collate)
-    quiet = not settings.progress or settings.rank > 0
-    with tqdm(total=len(indices), unit="image", desc="evaluate", disable=quiet, leave=False) as bar:
+    shown = settings.progress and settings.rank == 0
+    with progress_bar(len(indices), "evaluate", shown, unit="image", leave=False) as bar:
         for batch_indices, images, placements in loader:
             yield from zip(batch_indices, inference.run(images, placements))
             bar.update(len(batch_indices))

@@ -104,7 +104,7 @@ def find_learning_rate(trainer: Trainer) -> RangeTest:
         return float(trainer.accelerator.reduce(sum(losses.values()), "mean"))
 
     base = max(group["initial_lr"] for group in optimizer.param_groups)
-    with progress_bar(STEPS, 0, "find_lr", trainer.accelerator.is_main_process) as bar:
+    with progress_bar(STEPS, "find_lr", trainer.accelerator.is_main_process) as bar:
         test = range_test(step, optimizer, lowest=1e-4 * base, highest=1e3 * base)
     if trainer.accelerator.is_main_process:
         test.save(trainer.folder)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,19 @@ __all__ = ["LossMeter", "RunLog", "flat", "logger", "progress_bar"]
 logger = logging.getLogger("vision")
 
 
-def progress_bar(total: int, start: int, label: str, enabled: bool = True) -> Any:
-    """A bar on stderr with rate and time left; silent where stderr is no terminal's business (`enabled` False)."""
+def progress_bar(
+    total: int, label: str = "", enabled: bool = True, *, start: int = 0, unit: str = "step", leave: bool = True,
+    items: Iterable | None = None,
+) -> Any:  # fmt: skip
+    """A bar on stderr with rate and time left, of `total` units (0: not known), around `items` if given.
+
+    In a file it is written every ten seconds; not at all where it is not `enabled`.
+    """
     from tqdm import tqdm
 
     return tqdm(
-        total=total or None, initial=start, desc=label, unit="step", disable=not enabled, file=sys.stderr,
-        dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, smoothing=0.1,
+        items, total=total or None, initial=start, desc=label, unit=unit, disable=not enabled, leave=leave,
+        file=sys.stderr, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, smoothing=0.1,
     )  # fmt: skip
 
 

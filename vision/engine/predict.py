@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vision.engine.inference import Inference, JointInference
+from vision.engine.log import progress_bar
 from vision.engine.output import DistinctNames, output_folder, write_image
 from vision.engine.panoptic import PanopticFound, PanopticInference
 from vision.engine.prediction_files import PredictionFiles
@@ -149,8 +150,6 @@ def predict_to_folder(
     (C, H, W) in half precision to scores/NAME.npy; ValueError where there is a video then.
     `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
     """
-    from tqdm import tqdm
-
     found = find_sources(sources)
     inference = _inference(model, scores=scores, **options)
     moving = [source.name for source in found if source.kind in ("video", "camera")]
@@ -160,7 +159,7 @@ def predict_to_folder(
     shown = progress and len(found) > 1
     with output_folder(out) as folder, PredictionFiles(folder, inference, scores) as results:
         named = zip(_distinct_names(found), found)
-        for name, source in tqdm(named, total=len(found), unit="source", disable=not shown, leave=False):
+        for name, source in progress_bar(len(found), "predict", shown, unit="source", leave=False, items=named):
             if source.kind in ("image", "array"):
                 (frame,) = frames(source)
                 prediction = _predict_one(inference, frame)
@@ -176,12 +175,10 @@ def _predict_video(
     inference: Inference, source: Source, path: Path, results: PredictionFiles, max_frames: int | None, progress: bool
 ) -> int:
     """Writes one annotated video; how many frames it has."""
-    from tqdm import tqdm
-
     place = source.place if source.kind == "camera" else str(source.place)
     seen = 0
     with VideoReader(place) as video, VideoWriter(path, video.rate, video.size) as writer:
-        bar = tqdm(video, total=video.count or None, unit="frame", desc=source.name, disable=not progress, leave=False)
+        bar = progress_bar(video.count, source.name, progress, unit="frame", leave=False, items=video)
         for number, image in enumerate(bar):
             if max_frames is not None and number >= max_frames:
                 break

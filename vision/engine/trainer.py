@@ -124,7 +124,8 @@ class Trainer:
         """Trains to the end and returns where the run stands. KeyboardInterrupt after a stop signal, state saved."""
         first = self.progress.epoch
         label = f"train {self.config.model}"
-        with self.interruption, progress_bar(self.plan.total, self.progress.step, label, self.log.enabled) as self.bar:
+        bar = progress_bar(self.plan.total, label, self.log.enabled, start=self.progress.step)
+        with self.interruption, bar as self.bar:
             while not self.is_finished:
                 self._epoch()
                 if self._stop:
