@@ -70,7 +70,7 @@ def test_refusals_of_box_losses(spec, message):
     ("spec", "message"),
     [
         ("ce", "class_loss = 'ce'; expected one of bce, focal, quality_focal, varifocal"),
-        ({"name": "bce", "gamma": 2}, "class_loss bce: unknown gamma; known are: none"),
+        ({"name": "bce", "gamma": 2}, "class_loss bce: unknown gamma; known are: weight"),
         ({"name": "focal", "gamma": -1}, "class_loss focal.gamma = -1; expected a number of 0 or more"),
         ({"name": "focal", "alpha": 2}, "from 0 to 1, or null"),
     ],

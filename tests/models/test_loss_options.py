@@ -11,7 +11,7 @@ from vision.models import TrainStep, build_model
 from vision.ops.anchor_match import default_box_assignment
 from vision.ops.assign import centre_assignment, task_aligned_assignment
 from vision.ops.boxes import paired_iou
-from vision.ops.coders import encode_boxes
+from vision.ops.coders import decode_boxes, encode_boxes
 from vision.structures import Targets
 
 PYRAMID = {"backbone": "resnet18", "width": 64, "depth": 1, "backbone_options": {"width": 0.25}}
@@ -177,6 +177,50 @@ REGIONS = {
     "settings": {"train_per_level": 20, "train_proposals": 16, "roi_batch": 16},
     "backbone_options": {"width": 0.25},
 }
+
+
+@pytest.mark.parametrize("loss", [*OFFSET_LOSSES, *BOX_LOSSES, {"name": "giou", "weight": 10}], ids=str)
+def test_a_step_of_two_stages_with_each_box_loss(loss):
+    torch.manual_seed(0)
+    settings = {**REGIONS["settings"], "box_loss": loss, "rpn_box_loss": loss}
+    model = build_model("cascade_rcnn", 3, **{**REGIONS, "settings": settings})
+    images, targets = batch_of()
+    losses = TrainStep(model.train())(images, targets)
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(losses[name] > 0 for name in ("rpn_box", "box", "box2", "box3"))
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def test_box_losses_of_two_stages_are_the_functions_of_the_positives():
+    torch.manual_seed(0)
+    loss = {"name": "giou", "weight": 10}
+    model = build_model("faster_rcnn", 3, **{**REGIONS, "settings": {**REGIONS["settings"], "box_loss": loss}}).eval()
+    images, targets = batch_of(1)
+    outputs = model(images, targets)
+    (stage,) = outputs.stages
+    positive = stage.index[0] >= 0
+    rows = stage.index[0, positive]
+    deltas = stage.deltas[0, positive, targets.labels[0, rows]]
+    boxes = decode_boxes(deltas, stage.boxes[0, positive], model.settings.box_weights[0])
+    expected = 10 * box_iou_loss(boxes, targets.boxes[0, rows], kind="giou") / (stage.index >= -1).sum()
+    assert positive.sum() > 1
+    torch.testing.assert_close(model.loss(outputs, targets)["box"], expected)
+
+
+@pytest.mark.parametrize("key", ["box_loss", "rpn_box_loss"])
+def test_unknown_box_losses_of_two_stages_are_refused(key):
+    with pytest.raises(ValueError, match=f"{key} = 'l2'; expected one of l1, smooth_l1"):
+        build_model("mask_rcnn", 3, **{**REGIONS, "settings": {key: "l2"}})
+
+
+def test_a_weight_is_a_factor():
+    plain, heavy = (built("fcos_resnet18_fpn", box_loss={"name": "giou", "weight": weight}) for weight in (1, 3))
+    (*_, one), (*_, three) = (positives(model, "fcos_resnet18_fpn")[:3] for model in (plain, heavy))
+    torch.testing.assert_close(three["box"], 3 * one["box"])
+    with pytest.raises(ValueError, match="weight"):
+        built("fcos_resnet18_fpn", box_loss={"name": "giou", "weight": -1})
 
 
 def test_semantic_branch_of_panoptic_fpn_takes_the_losses_of_segmentation():

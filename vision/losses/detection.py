@@ -1,7 +1,7 @@
-"""The losses that dense detectors choose by name: one on the boxes of positives, one on the class scores of all places.
+"""The losses that detectors choose by name: one on the boxes of positives, one on the class scores of all places.
 
 model_options: {box_loss: eiou}
-model_options: {box_loss: {name: ciou, alpha: 3}, class_loss: {name: varifocal, gamma: 1.5}}
+model_options: {box_loss: {name: ciou, alpha: 3, weight: 2}, class_loss: {name: varifocal, gamma: 1.5}}
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ CLASS_LOSSES: Known = {
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """(prediction, target, weight) -> the weighted sum, a 0-dim float32 tensor, of the loss `name` with its options."""
+    """(prediction, target, weight) -> the weighted sum, a 0-dim float32 tensor, of the loss `name` with its options,
+    times `factor`."""
 
     name: str
     function: Callable[..., Tensor]
+    factor: float = 1.0
 
     @property
     def on_offsets(self) -> bool:
@@ -61,15 +63,16 @@ class DetectionLoss:
         return self.name in ("quality_focal", "varifocal")
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        return self.function(prediction, target, weight=weight, reduction="sum")
+        return self.factor * self.function(prediction, target, weight=weight, reduction="sum")
 
 
-def read_box_loss(spec: str | Mapping[str, Any], *, offsets: bool = False) -> DetectionLoss:
+def read_box_loss(spec: str | Mapping[str, Any], *, offsets: bool = False, key: str = "box_loss") -> DetectionLoss:
     """The box loss that `spec` names, those on offsets among them for detectors with anchors (`offsets`).
 
-    `spec`: a name, or a mapping of `name` and its options. ValueError lists the names, or the options of a loss.
+    `spec`: a name, or a mapping of `name`, its options and `weight`, a factor. ValueError, for the option `key`, lists
+    the names, or the options of a loss.
     """
-    return _read("box_loss", spec, {**OFFSET_LOSSES, **BOX_LOSSES} if offsets else BOX_LOSSES)
+    return _read(key, spec, {**OFFSET_LOSSES, **BOX_LOSSES} if offsets else BOX_LOSSES)
 
 
 def read_class_loss(spec: str | Mapping[str, Any]) -> DetectionLoss:
@@ -85,5 +88,6 @@ def _read(key: str, spec: str | Mapping[str, Any], known: Known) -> DetectionLos
             f"{key} = {spec!r}; expected one of {', '.join(known)}, or a mapping with such a name and its options"
         )
     function, options = known[name]
-    check_settings(f"{key} {name}", given, options)
-    return DetectionLoss(name, partial(function, **given))
+    check_settings(f"{key} {name}", given, {**options, "weight": AT_LEAST_0})
+    factor = given.pop("weight", 1.0)
+    return DetectionLoss(name, partial(function, **given), factor)

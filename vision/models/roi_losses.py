@@ -1,15 +1,15 @@
-"""The losses of two-stage detectors, on sampled anchors and regions; all equal torchvision's on the same samples."""
+"""The losses of two-stage detectors, on sampled anchors and regions; by default torchvision's on the same samples."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from vision.losses.boxes import smooth_l1_loss
 from vision.losses.classification import binary_cross_entropy, cross_entropy
+from vision.losses.detection import DetectionLoss
 from vision.models.base import DenseOutputs, RoiStage
+from vision.models.dense import anchor_box_loss
 from vision.ops.assign import IGNORE, gather_objects
-from vision.ops.coders import encode_boxes
 from vision.ops.masks import crop_masks
 from vision.ops.match import overlap_assignment
 from vision.ops.reduce import global_mean_count
@@ -18,32 +18,35 @@ from vision.structures import Targets
 
 __all__ = ["mask_loss", "rpn_losses", "stage_losses"]
 
-_BETA = 1 / 9  # where smooth L1 turns linear
-
 
 def rpn_losses(
-    outputs: DenseOutputs, targets: Targets, count: int, fraction: float, generator: torch.Generator | None
+    outputs: DenseOutputs,
+    targets: Targets,
+    box_loss: DetectionLoss,
+    count: int,
+    fraction: float,
+    generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """rpn_objectness and rpn_box over `count` sampled anchors an image, `fraction` of them positive at most.
+    """rpn_objectness and rpn_box (`box_loss` of the positive ones) over `count` sampled anchors an image.
 
-    An anchor is positive from an overlap of 0.7 or as the best of an object, negative below 0.3.
+    At most `fraction` of them are positive. An anchor is positive from an overlap of 0.7 or as the best of an object,
+    negative below 0.3.
     """
     index = overlap_assignment(outputs.anchors, targets, low=0.3, high=0.7, best_for_each=True).index
     sample = sample_balanced(index >= 0, index == -1, count, fraction, generator)
     normaliser = global_mean_count(sample.valid.sum())
     logits = outputs.logits.squeeze(-1).gather(1, sample.places)
     objectness = binary_cross_entropy(logits, sample.positive.float(), weight=sample.valid, reduction="sum")
-    boxes = gather_objects(targets.boxes, index.gather(1, sample.places))
-    wanted = encode_boxes(boxes, outputs.anchors[sample.places])
+    truth = gather_objects(targets.boxes, index.gather(1, sample.places))
     deltas = outputs.deltas.gather(1, sample.places.unsqueeze(-1).expand(-1, -1, 4))
-    box = smooth_l1_loss(deltas, wanted, beta=_BETA, weight=sample.positive.unsqueeze(-1), reduction="sum")
+    box = anchor_box_loss(box_loss, deltas, outputs.anchors[sample.places], truth, sample.positive)
     return {"rpn_objectness": objectness / normaliser, "rpn_box": box / normaliser}
 
 
 def stage_losses(
-    stage: RoiStage, targets: Targets, weights: tuple[float, float, float, float]
-) -> dict[str, Tensor]:  # fmt: skip
-    """class and box of one stage: softmax cross-entropy of all its regions, smooth L1 of the positive ones.
+    stage: RoiStage, targets: Targets, box_loss: DetectionLoss, weights: tuple[float, float, float, float]
+) -> dict[str, Tensor]:
+    """class and box of one stage: softmax cross-entropy of all its regions, `box_loss` of the positive ones.
 
     Both are divided by the number of regions. `stage` must come from a forward with targets (ValueError).
     """
@@ -58,8 +61,7 @@ def stage_losses(
     deltas = stage.deltas
     column = torch.zeros_like(label) if deltas.shape[2] == 1 else label.clamp(min=0)
     deltas = deltas.gather(2, column[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)  # (B, K, 4)
-    offsets = encode_boxes(gather_objects(targets.boxes, stage.index), stage.boxes, weights)
-    box = smooth_l1_loss(deltas, offsets, beta=_BETA, weight=positive.unsqueeze(-1), reduction="sum")
+    box = anchor_box_loss(box_loss, deltas, stage.boxes, gather_objects(targets.boxes, stage.index), positive, weights)
     return {"class": classification / normaliser, "box": box / normaliser}
 
 

@@ -6,13 +6,15 @@ lists of results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vision.heads.rpn import RPNHead
+from vision.losses.detection import read_box_loss
 from vision.models.base import DenseOutputs, RoiOutputs, RoiStage, VisionModel
 from vision.models.roi_decode import decode_masks, propose_of_stages, region_masks
 from vision.models.roi_losses import mask_loss, rpn_losses, stage_losses
@@ -28,6 +30,9 @@ from vision.structures import ClassMap, Detections, Targets
 __all__ = ["RoiParts", "RoiSettings", "TwoStageDetector"]
 
 
+SMOOTH_L1 = {"name": "smooth_l1", "beta": 1 / 9}
+
+
 @dataclass(frozen=True)
 class RoiSettings:
     """Numbers of the two stages; the defaults are those of the papers and of torchvision.
@@ -35,7 +40,8 @@ class RoiSettings:
     per_level / proposals: boxes of each level before NMS and of the image after it, when predicting; train_*: with
     targets. rpn_batch, roi_batch: sampled anchors and regions an image, rpn_fraction, roi_fraction of them positive.
     stage_ious: the overlap from which each stage calls a box positive. box_weights: of each stage's offsets.
-    stage_loss_weights. score_threshold, iou_threshold, max_detections: defaults of `decode`.
+    stage_loss_weights. rpn_box_loss, box_loss (of every stage): as in `losses.detection`. score_threshold,
+    iou_threshold, max_detections: defaults of `decode`.
     """
 
     per_level: int = 1000
@@ -51,6 +57,8 @@ class RoiSettings:
     stage_ious: tuple[float, ...] = (0.5,)
     box_weights: tuple[tuple[float, float, float, float], ...] = ((10.0, 10.0, 5.0, 5.0),)
     stage_loss_weights: tuple[float, ...] = (1.0,)
+    rpn_box_loss: str | Mapping[str, Any] = field(default_factory=SMOOTH_L1.copy)
+    box_loss: str | Mapping[str, Any] = field(default_factory=SMOOTH_L1.copy)
     score_threshold: float = 0.05
     iou_threshold: float = 0.5
     max_detections: int = 100
@@ -101,6 +109,8 @@ class TwoStageDetector(VisionModel):
         self.stages, self.mask_head = nn.ModuleList(parts.stages), parts.mask_head
         self.roi_strides, self.pool_size = tuple(parts.roi_strides), parts.pool_size
         self.settings = settings
+        self.rpn_box_loss = read_box_loss(settings.rpn_box_loss, offsets=True, key="rpn_box_loss")
+        self.box_loss = read_box_loss(settings.box_loss, offsets=True)
         self.task = "detection" if parts.mask_head is None else "instance"
         self.generator: torch.Generator | None = None
 
@@ -212,10 +222,11 @@ class TwoStageDetector(VisionModel):
         losses = {}
         if outputs.rpn is not None:
             settings = self.settings
-            losses = rpn_losses(outputs.rpn, targets, settings.rpn_batch, settings.rpn_fraction, self.generator)
+            sampling = settings.rpn_batch, settings.rpn_fraction, self.generator
+            losses = rpn_losses(outputs.rpn, targets, self.rpn_box_loss, *sampling)
         for i, stage in enumerate(outputs.stages):
             weight, suffix = self.settings.stage_loss_weights[i], str(i + 1) if i else ""
-            for name, value in stage_losses(stage, targets, self.settings.box_weights[i]).items():
+            for name, value in stage_losses(stage, targets, self.box_loss, self.settings.box_weights[i]).items():
                 losses[name + suffix] = weight * value
         if outputs.mask_logits is not None:
             losses["mask"] = mask_loss(outputs.mask_logits, outputs.stages[0], targets)
