@@ -30,7 +30,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--data", required=True, help="data set, as for train")
-    parser.add_argument("--split", help="split to evaluate on; default: val, or the annotation file that DATA is")
+    parser.add_argument(
+        "--split", help="split to evaluate on, or a part as train:-20%%; default: val, or the file that DATA is"
+    )
     parser.add_argument("--out", help="folder for metrics.json, results.md, predictions; must not exist")
     parser.add_argument("--batch-size", type=positive, default=16, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")

@@ -79,6 +79,30 @@ class Annotations:
         unit = 100.0 if self.coordinates.dtype == np.int32 else 1.0
         return [self.coordinates[self.ring_start[r] : self.ring_start[r + 1]] / unit for r in rings] or None
 
+    def of_images(self, chosen: np.ndarray) -> Annotations:
+        """Those of the images `chosen` (K,) int64, in that order."""
+        rows, start = _gather(self.start, chosen)
+        counts, counts_start = _gather(self.counts_start, rows)
+        rings, ring_first = _gather(self.ring_first, rows)
+        coordinates, ring_start = _gather(self.ring_start, rings)
+        texts = isinstance(self.ids, PackedText)
+        return Annotations(
+            paths=PackedText(self.paths[index] for index in chosen),
+            ids=PackedText(self.ids[index] for index in chosen) if texts else self.ids[chosen],
+            sizes=self.sizes[chosen],
+            start=start,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            flags=self.flags[rows],
+            area=self.area[rows],
+            object_ids=self.object_ids[rows],
+            counts=self.counts[counts],
+            counts_start=counts_start,
+            ring_first=ring_first,
+            ring_start=ring_start,
+            coordinates=self.coordinates[coordinates],
+        )
+
     @property
     def all_segmented(self) -> bool:
         """Whether there are objects and each has a segment."""
@@ -90,6 +114,14 @@ class Annotations:
         arrays = [getattr(self, name) for name in self.__dataclass_fields__]
         arrays = [part for a in arrays for part in ((a.buffer, a.starts) if isinstance(a, PackedText) else (a,))]
         return sum(part.nbytes for part in arrays)
+
+
+def _gather(starts: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of items that lie one after the other, item i at starts[i]:starts[i + 1]: the places of the contents of the
+    `chosen` items, and where each of them starts there."""
+    lengths = starts[chosen + 1] - starts[chosen]
+    begins = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.repeat(starts[chosen] - begins[:-1], lengths) + np.arange(begins[-1]), begins
 
 
 def pack_coordinates(values: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 from vision.data.card import Card, built_in_cards, class_map, read_card
 from vision.data.dataset import Dataset
 from vision.data.files import read_lines, read_yaml
+from vision.data.part import named_part, take_part
 from vision.data.problem import DataError
 
 __all__ = ["find_card", "open_dataset", "read_split", "split_name", "splits_present"]
@@ -30,20 +31,26 @@ SPLIT_WORDS = {
 def open_dataset(data: str | Path, split: str | None = None, task: str | None = None) -> Any:
     """The data set that `data` names, as a `Dataset` (or a ShapesDataset, which has the same interface).
 
-    data: see the module's docstring · split: "train", "val", "test" or a name of the data set's own; by default
-    "train", but the named file itself when `data` is a JSON file · task: "detection", "instance", "semantic" or
-    "panoptic", which chooses between several annotations of one data set (None: boxes where there are any).
+    data: see the module's docstring · split: "train", "val", "test" or a name of the data set's own, or a part of one
+    such as "train:80%" (see `data.part`); by default "train", but the named file itself when `data` is a JSON file ·
+    task: "detection", "instance", "semantic" or "panoptic", which chooses between several annotations of one data set
+    (None: boxes where there are any).
     DataError (a ValueError) names the file and what is wrong with it. Warnings are in `.problems`.
     """
     if task is not None and task not in TASKS:
         raise DataError(f"open_dataset: task {task!r}; expected one of {', '.join(TASKS)}")
+    split, share = named_part(split)
     if _shapes_spec(data) is not None:
         from vision.data.shapes import ShapesDataset
 
+        if share is not None:
+            raise DataError(f"{data}: {share}% of a generated split; give its `count` instead")
         return ShapesDataset.from_spec(_shapes_spec(data), split or "train", task)
     card = find_card(data)
     dataset = read_split(card, split_name(card, split, data), task)
     _refuse_errors(dataset, data)
+    if share is not None:
+        dataset = take_part(dataset, share)
     if task is not None and task not in dataset.tasks:
         raise DataError(f"{data}: annotations for {', '.join(sorted(dataset.tasks))}; the model needs {task}")
     return dataset
@@ -83,7 +90,12 @@ def split_name(card: Card, split: str | None, data: str | Path = "") -> str:
     for name in (split, *SPLIT_WORDS.get(split, ())):
         if name in card.splits:
             return name
-    without = "; training without validation: --val-split null" if split in SPLIT_WORDS["val"] or split == "val" else ""
+    without = ""
+    if split in SPLIT_WORDS["val"] and len(card.splits) == 1:
+        (only,) = card.splits
+        without = f"; to hold images out, take the splits {only}:80% and {only}:-20%"
+    if split in SPLIT_WORDS["val"]:
+        without += "; to train without validation: --val-split null"
     raise DataError(f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}{without}")
 
 

@@ -89,9 +89,9 @@ class TrainConfig:
     data: str = ""
     """Data set: a card (YAML), a folder, an annotation file, or a built-in name such as "shapes" """
     train_split: str = "train"
-    """Split to train on"""
+    """Split to train on; a part of one where the data come undivided, as train:80%"""
     val_split: str | None = "val"
-    """Split to validate on; null = no validation"""
+    """Split to validate on, as train:-20% (what train:80% leaves); null = no validation"""
     out: str = ""
     """Folder of the run: config.yaml, last.pt, best.safetensors, metrics.jsonl, results.md, TensorBoard events"""
     weights: str | None = None
