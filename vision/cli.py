@@ -162,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a model; writes a run folder", add_help=False)
     add_evaluate(_command(commands, "evaluate", _evaluate, "metrics of a checkpoint on a data set: tables and JSON"))
-    _add_predict(_command(commands, "predict", _predict, "run a checkpoint on images, folders, videos or a camera"))
+    _add_predict(
+        _command(commands, "predict", _predict, "run a checkpoint on images, folders, videos, a camera or a stream")
+    )
     _add_export(_command(commands, "export", _export, "write a checkpoint as an ONNX file, decoding and NMS inside"))
     add_score(_command(commands, "score", _score, "metrics from files alone, without a model"))
     check = _command(commands, "check", _check, "tell what is wrong with a data set; exit code 1 when something is")
@@ -190,7 +192,9 @@ def _command(commands: Any, name: str, run: Callable[..., int], text: str) -> ar
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="image, folder, glob, video or camera number")
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="image, folder, glob, video, camera number or URL of a stream"
+    )
     parser.add_argument("--out", required=True, help="folder for pictures, videos, predictions.json; must not exist")
     parser.add_argument("--score", type=share, default=0.3, help="lowest score that is shown (default: %(default)s)")
     parser.add_argument("--max-detections", type=positive, help="of an image; default: the model's own")

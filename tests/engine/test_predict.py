@@ -113,6 +113,14 @@ def test_sources(folder, source, count):
     assert all(len(result.detections) == 1 for result in results)
 
 
+def test_a_stream_by_its_url(folder):
+    url = (folder / "clip.mp4").as_uri()  # opened as rtsp:// and http:// are
+    assert len(list(predict(BrightBox(), url))) == 7
+    assert predict_to_folder(BrightBox(), url, folder / "out", max_frames=3, progress=False)["frames"] == 3
+    with VideoReader(folder / "out" / "stream.mp4") as video:
+        assert (video.size, len(list(video))) == ((96, 128), 3)
+
+
 def test_folder_of_results(folder):
     counts = predict_to_folder(BrightBox(), [folder / "in", folder / "clip.mp4"], folder / "out", progress=False)
     assert counts == {"images": 2, "frames": 7, "objects": 9}
@@ -224,11 +232,12 @@ def test_no_detection_is_an_empty_list(folder):
     assert json.loads((folder / "out" / "predictions.json").read_text()) == []
 
 
-@pytest.mark.parametrize("source", ["missing.png", "in/notes.txt", "nothing*.jpg", "empty"])
+@pytest.mark.parametrize("source", ["missing.png", "in/notes.txt", "nothing*.jpg", "empty", "file:///none.mp4"])
 def test_bad_source_is_named_and_nothing_is_written(folder, source):
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=source.replace("*", r"\*")):
-        predict_to_folder(BrightBox(), str(folder / source), folder / "out", progress=False)
+        place = source if "://" in source else str(folder / source)
+        predict_to_folder(BrightBox(), place, folder / "out", progress=False)
     assert not [p for p in folder.iterdir() if "out" in p.name]
 
 

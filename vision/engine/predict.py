@@ -69,9 +69,9 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yields a Prediction for every image and every frame of `sources`, one at a time: memory does not grow.
 
-    `sources`: an image, a folder, a glob, a video, a camera number, an RGB array, or a list of these. The images are
-    prepared as in the model's training. `scores`: a segmentation has its class probabilities too. ValueError names a
-    source that is missing or cannot be decoded.
+    `sources`: an image, a folder, a glob, a video, a camera number, the URL of a stream, an RGB array, or a list of
+    these. The images are prepared as in the model's training. `scores`: a segmentation has its class probabilities too.
+    ValueError names a source that is missing or cannot be decoded.
     """
     inference = _inference(
         model,
@@ -175,9 +175,8 @@ def _predict_video(
     inference: Inference, source: Source, path: Path, results: PredictionFiles, max_frames: int | None, progress: bool
 ) -> int:
     """Writes one annotated video; how many frames it has."""
-    place = source.place if source.kind == "camera" else str(source.place)
     seen = 0
-    with VideoReader(place) as video, VideoWriter(path, video.rate, video.size) as writer:
+    with VideoReader(source.place) as video, VideoWriter(path, video.rate, video.size) as writer:
         bar = progress_bar(video.count, source.name, progress, unit="frame", leave=False, items=video)
         for number, image in enumerate(bar):
             if max_frames is not None and number >= max_frames:

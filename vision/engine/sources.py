@@ -1,8 +1,9 @@
-"""What `predict` can look at: images, folders, globs, videos, cameras, arrays."""
+"""What `predict` can look at: images, folders, globs, videos, cameras, streams, arrays."""
 
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 @dataclass(frozen=True)
 class Source:
-    """One image file, video file, camera (its number) or array; `name` is relative to the folder it was found in."""
+    """An image or video file, a camera (its number, or the URL of a stream) or an array.
+
+    `name` is relative to the folder that it was found in.
+    """
 
     kind: str  # "image", "video", "camera" or "array"
-    place: Path | int | np.ndarray
+    place: Path | int | str | np.ndarray
     name: str
 
 
@@ -39,7 +43,8 @@ def find_sources(sources: object) -> list[Source]:
     """Every picture and video that `sources` names, sorted within each folder and glob; nothing is decoded yet.
 
     One or several of: a path of an image, a video or a folder (searched with its sub-folders), a glob, a camera
-    number, an RGB array. ValueError names what is missing or of a kind that is not known.
+    number, the URL of a stream (rtsp://..., http://...), an RGB array. ValueError names what is missing or of a kind
+    that is not known.
     """
     if isinstance(sources, str | Path | int | np.ndarray):
         sources = [sources]
@@ -58,6 +63,8 @@ def _find(source: str | Path | int | np.ndarray) -> list[Source]:
         return [Source("array", source, "array")]
     if isinstance(source, int) or (str(source).isdigit() and not Path(source).exists()):
         return [Source("camera", int(source), f"camera{source}")]
+    if isinstance(source, str) and re.match(r"[a-z][a-z0-9+]*://", source):
+        return [Source("camera", source, "stream")]
     path = Path(source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
@@ -71,7 +78,7 @@ def _find(source: str | Path | int | np.ndarray) -> list[Source]:
         if not found:
             raise ValueError(f"nothing matches {source}")
         return [_file(p, p.name) for p in found]
-    raise ValueError(f"{source} does not exist; expected an image, a video, a folder, a glob or a camera number")
+    raise ValueError(f"{source} does not exist; expected an image, a video, a folder, a glob, a camera number or a URL")
 
 
 def _file(path: Path, name: str) -> Source:
@@ -91,6 +98,6 @@ def frames(source: Source) -> Iterator[Frame]:
     elif source.kind == "image":
         yield Frame(read_image(source.place), source, 0)
     else:
-        with VideoReader(source.place if source.kind == "camera" else str(source.place)) as video:
+        with VideoReader(source.place) as video:
             for number, image in enumerate(video):
                 yield Frame(image, source, number)

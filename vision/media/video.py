@@ -20,7 +20,7 @@ logger = logging.getLogger("vision")
 
 
 class VideoReader:
-    """The frames of a video file or of a camera (its number), RGB uint8 (H, W, 3).
+    """The frames of a video file, of a camera (its number) or of a stream (its URL), RGB uint8 (H, W, 3).
 
     `rate` in frames a second (25 where the source does not say), `size` (height, width), `count` as the container
     states it, 0 when unknown. ValueError names the source when it cannot be opened.
@@ -31,7 +31,7 @@ class VideoReader:
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             what = f"camera {source}" if isinstance(source, int) else f"video {source}"
-            raise ValueError(f"{what} cannot be opened; expected a device or a video file that OpenCV can decode")
+            raise ValueError(f"{what} cannot be opened; expected a device, a file or a stream that OpenCV can decode")
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         height, width = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         self.size = (int(height), int(width))
