@@ -152,6 +152,8 @@ def test_masks_of_panoptic_and_of_instances(rich, tmp_path):
     masks = open_dataset(rich).target(0, masks=True).masks
     np.testing.assert_array_equal(painted.semantic(0) > 0, masks.any(0))
     assert report.losses["border between objects of a class, and box"] == 4
+    convert(rich, tmp_path / "d", "masks", task="instance")
+    np.testing.assert_array_equal(open_dataset(tmp_path / "d").semantic(0), painted.semantic(0))
 
 
 @pytest.mark.parametrize("count", [3, 300])

@@ -110,8 +110,8 @@ def test_what_a_data_set_does_not_have(tmp_path):
         dataset.target(0, semantic=True)
     with pytest.raises(ValueError, match="no panoptic annotations"):
         dataset.panoptic(0)
-    with pytest.raises(DataError, match="annotations for detection, instance; the model needs semantic"):
-        open_dataset(path, task="semantic")
+    with pytest.raises(DataError, match="annotations for detection, instance; the model needs panoptic"):
+        open_dataset(path, task="panoptic")
     with pytest.raises(DataError, match="task 'pose'; expected one of detection"):
         open_dataset(path, task="pose")
 

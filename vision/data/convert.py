@@ -3,7 +3,7 @@
 | kept by                  | coco            | voc                        | yolo                | masks           |
 |---|---|---|---|---|
 | boxes                    | yes             | rounded to whole pixels    | to 6 digits         | no              |
-| instance masks, holes    | yes             | where they do not overlap  | as one outline each | the later on top |
+| instance masks, holes    | yes             | where they do not overlap  | as one outline each | the smaller on top |
 | crowds                   | yes             | `difficult`, pixels ignored | left out           | pixels ignored  |
 | `difficult`, `truncated` | as further keys | yes                        | no                  | no              |
 | category ids             | yes             | no                         | no                  | no              |
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from vision.data.dataset import Dataset
 from vision.data.pack import DEGENERATE, STUFF
+from vision.data.paint import paint
 from vision.data.problem import DataError
 from vision.data.source import find_card, open_dataset, split_name, splits_present
 
@@ -130,6 +131,8 @@ def _open_splits(source: str | Path, split: str | None, to: str, task: str | Non
     if to == "masks" and task is None:
         task = _mask_task(source, names[0])
     datasets = {name: open_dataset(source, name, task) for name in names}
+    if to == "masks" and task == "instance":
+        datasets = {name: paint(dataset) for name, dataset in datasets.items()}
     if task == "detection":
         for dataset in datasets.values():
             dataset.tasks = frozenset({"detection"})
@@ -144,14 +147,12 @@ def _open_splits(source: str | Path, split: str | None, to: str, task: str | Non
 
 
 def _mask_task(source: str | Path, split: str) -> str | None:
-    """Semantic masks where the data set has some, else instance masks, else nothing in particular."""
-    for task in ("semantic", "instance"):
-        try:
-            open_dataset(source, split, task)
-            return task
-        except DataError:
-            continue
-    return None
+    """Semantic masks where the data set has some, or instance masks to be painted, else nothing in particular."""
+    try:
+        open_dataset(source, split, "semantic")
+    except DataError:
+        return None
+    return "semantic"
 
 
 def _write(datasets: dict[str, Dataset], root: Path, to: str, images: ImageFiles, report: ConversionReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,17 +236,22 @@ class Dataset:
         table = np.array([known.get(int(value), -1) for value in present], np.int32)
         return _as_semantic(table, inverse.reshape(ids.shape), len(self.classes))
 
-    def _masks(self, index: int, rows: np.ndarray) -> np.ndarray:
-        """(N, H, W) bool of the objects in `rows`."""
+    def masks_of(self, index: int, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The masks (H, W) bool of the objects in `rows` of `annotations`, one after the other; they are of image
+        `index`. ValueError when the data set has none."""
         if self.segment_masks is not None:
             ids = self.segment_masks.read(index)
-            return ids[None] == self.annotations.object_ids[rows][:, None, None]
-        if "instance" not in self.tasks:
+            yield from (ids == object_id for object_id in self.annotations.object_ids[rows])
+        elif "instance" in self.tasks:
+            yield from (decode_segment(self.annotations.segment(row), self.size(index)) for row in rows)
+        else:
             raise ValueError(f"{self.name}: no instance masks in this data set (it serves {sorted(self.tasks)})")
-        size = self.size(index)
-        masks = np.zeros((len(rows), *size), bool)
-        for mask, row in zip(masks, rows):
-            mask[:] = decode_segment(self.annotations.segment(row), size)
+
+    def _masks(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """(N, H, W) bool of the objects in `rows`."""
+        masks = np.zeros((len(rows), *self.size(index)), bool)
+        for place, mask in enumerate(self.masks_of(index, rows)):
+            masks[place] = mask
         return masks
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from vision.data.card import Card, built_in_cards, class_map, read_card
 from vision.data.dataset import Dataset
 from vision.data.files import read_lines, read_yaml
+from vision.data.paint import paint
 from vision.data.part import named_part, take_part
 from vision.data.problem import DataError
 
@@ -34,7 +35,7 @@ def open_dataset(data: str | Path, split: str | None = None, task: str | None = 
     data: see the module's docstring · split: "train", "val", "test" or a name of the data set's own, or a part of one
     such as "train:80%" (see `data.part`); by default "train", but the named file itself when `data` is a JSON file ·
     task: "detection", "instance", "semantic" or "panoptic", which chooses between several annotations of one data set
-    (None: boxes where there are any).
+    (None: boxes where there are any). Where there are instance masks alone, "semantic" paints them (`data.paint`).
     DataError (a ValueError) names the file and what is wrong with it. Warnings are in `.problems`.
     """
     if task is not None and task not in TASKS:
@@ -51,6 +52,8 @@ def open_dataset(data: str | Path, split: str | None = None, task: str | None = 
     _refuse_errors(dataset, data)
     if share is not None:
         dataset = take_part(dataset, share)
+    if task == "semantic" and "instance" in dataset.tasks and "semantic" not in dataset.tasks:
+        dataset = paint(dataset)
     if task is not None and task not in dataset.tasks:
         raise DataError(f"{data}: annotations for {', '.join(sorted(dataset.tasks))}; the model needs {task}")
     return dataset

@@ -11,6 +11,7 @@ import numpy as np
 
 from vision.data.dataset import Dataset
 from vision.data.pack import CROWD
+from vision.data.paint import PaintedMasks
 from vision.data.problem import DataError
 from vision.data.segment import Segment, decode_segment
 
@@ -25,18 +26,21 @@ IGNORE = 255
 def write_masks(dataset: Dataset, split: str, root: Path, images: ImageFiles, losses: Counter) -> None:
     """images/SPLIT/, masks/SPLIT/*.png (value = label, 255 = ignore) and a card with the class names.
 
-    Instance masks are painted in their order on a class "background" of value 0.
+    What painting instance masks lost is added to `losses`.
     """
-    painted = "semantic" not in dataset.tasks
-    names = [*(["background"] if painted else []), *dataset.classes.names]
+    names = list(dataset.classes.names)
     if len(names) > IGNORE:
         raise DataError(f"{dataset.name}: {len(names)} classes; masks of 8 bits have room for {IGNORE}")
     folder = root / "masks" / split
     folder.mkdir(parents=True)
     for index in range(len(dataset)):
         name = images.place(dataset.image_path(index), root / "images" / split)
-        labels = _painted(dataset, index, losses) if painted else dataset.semantic(index)
-        _save_png(folder / f"{Path(name).stem}.png", labels, len(names))
+        _save_png(folder / f"{Path(name).stem}.png", dataset.semantic(index), len(names))
+        if isinstance(dataset.class_masks, PaintedMasks):
+            overlap = dataset.class_masks.overlap(index)
+            if overlap:
+                losses["pixel where masks overlap: the smaller object's"] += overlap
+            losses["border between objects of a class, and box"] += len(dataset.target(index))
     entry = {"images": f"images/{split}", "masks": f"masks/{split}"}
     write_card(root, dataset, "masks", split, entry, classes=names, values={IGNORE: "ignore"})
 
@@ -71,18 +75,6 @@ def _stuff(mask: np.ndarray, segment: int, ids: tuple[int, ...]) -> dict[str, An
     left, top = int(columns[0]), int(rows[0])
     box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
     return {"id": segment, "category_id": ids[segment - 1], "area": int(mask.sum()), "bbox": box, "iscrowd": 0}
-
-
-def _painted(dataset: Dataset, index: int, losses: Counter) -> np.ndarray:
-    target = dataset.target(index, masks=True)
-    labels = np.zeros(target.size, np.uint8)
-    for mask, label, crowd in zip(target.masks, target.labels, target.crowd):
-        labels[mask] = IGNORE if crowd else label + 1
-    overlap = int((target.masks.sum(0) > 1).sum())
-    if overlap:
-        losses["pixel where masks overlap: the later object's"] += overlap
-    losses["border between objects of a class, and box"] += len(target)
-    return labels
 
 
 def write_voc_masks(
