@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vision.engine.output import DistinctNames, output_folder, write_image
 from vision.engine.panoptic import PanopticFound, PanopticInference
 from vision.engine.prediction_files import PredictionFiles
 from vision.engine.sources import Frame, Source, find_sources, frames
+from vision.engine.threads import Behind, ahead
 from vision.media.draw import draw_detections, draw_segmentation
 from vision.media.video import VideoReader, VideoWriter
 from vision.metrics import PanopticMap
@@ -157,18 +159,28 @@ def predict_to_folder(
         raise ValueError(f"scores: {moving[0]} is a video; class probabilities are written of images: give its frames")
     counts = {"images": 0, "frames": 0}
     shown = progress and len(found) > 1
-    with output_folder(out) as folder, PredictionFiles(folder, inference, scores) as results:
-        named = zip(_distinct_names(found), found)
-        for name, source in progress_bar(len(found), "predict", shown, unit="source", leave=False, items=named):
-            if source.kind in ("image", "array"):
-                (frame,) = frames(source)
-                prediction = _predict_one(inference, frame)
-                write_image(folder / name, prediction.draw())
-                results.add(prediction, name, alone=True)
-                counts["images"] += 1
-            else:
-                counts["frames"] += _predict_video(inference, source, folder / name, results, max_frames, progress)
+    with output_folder(out) as folder, PredictionFiles(folder, inference, scores) as results, Behind() as later:
+
+        def write(name: str, prediction: Prediction) -> None:
+            write_image(folder / name, prediction.draw())
+            results.add(prediction, name, alone=True)
+
+        with contextlib.closing(ahead(_with_still_images(found))) as named:
+            bar = progress_bar(len(found), "predict", shown, unit="source", leave=False, items=named)
+            for name, source, frame in bar:
+                if frame is not None:
+                    later(write, name, _predict_one(inference, frame))
+                    counts["images"] += 1
+                else:
+                    later.wait()
+                    counts["frames"] += _predict_video(inference, source, folder / name, results, max_frames, progress)
     return counts | results.counts
+
+
+def _with_still_images(sources: Sequence[Source]) -> Iterator[tuple[str, Source, Frame | None]]:
+    """The name in the output and the source of each; the picture of those that are one, None of those that move."""
+    for name, source in zip(_distinct_names(sources), sources):
+        yield name, source, next(frames(source)) if source.kind in ("image", "array") else None
 
 
 def _predict_video(
@@ -176,15 +188,20 @@ def _predict_video(
 ) -> int:
     """Writes one annotated video; how many frames it has."""
     seen = 0
-    with VideoReader(source.place) as video, VideoWriter(path, video.rate, video.size) as writer:
-        bar = progress_bar(video.count, source.name, progress, unit="frame", leave=False, items=video)
-        for number, image in enumerate(bar):
-            if max_frames is not None and number >= max_frames:
-                break
-            prediction = _predict_one(inference, Frame(image, source, number))
+    with VideoReader(source.place) as video, VideoWriter(path, video.rate, video.size) as writer, Behind() as later:
+
+        def write(prediction: Prediction) -> None:
             writer.write(prediction.draw())
             results.add(prediction, path.name, alone=False)
-            seen += 1
+
+        # of a camera the newest picture is wanted: none waits
+        with contextlib.closing(ahead(video, 1 if source.kind == "camera" else 4)) as images:
+            bar = progress_bar(video.count, source.name, progress, unit="frame", leave=False, items=images)
+            for number, image in enumerate(bar):
+                if max_frames is not None and number >= max_frames:
+                    break
+                later(write, _predict_one(inference, Frame(image, source, number)))
+                seen += 1
     return seen
 
 
