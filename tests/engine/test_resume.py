@@ -87,6 +87,28 @@ def test_ctrl_c_within_an_epoch_loses_nothing(tiny, monkeypatch, workers):
     assert_same_state(whole.folder, parts.folder)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_crashes_within_an_epoch_goes_on_from_there(tiny, monkeypatch, workers):
+    settings = {"epochs": 2, "batch_size": 2, "val_split": None, "workers": workers, **AUGMENTED}  # 4 steps an epoch
+    whole = vision.train(**tiny("whole", **settings))
+    settings |= {"save_seconds": 1000.0, "save_within": 1e-9}
+    original, calls = trainer_module.TrainStep.forward, itertools.count(1)
+
+    def forward(self, images, targets):
+        if next(calls) == 7:
+            raise RuntimeError("out of memory")
+        return original(self, images, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.TrainStep, "forward", forward)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            vision.train(**tiny("parts", **settings))
+    folder = whole.folder.parent / "parts"
+    assert read_state(folder / "last.pt")["progress"]["step"] == 6
+    parts = vision.train(out=str(folder), resume=True)
+    assert_same_state(whole.folder, parts.folder)
+
+
 def test_a_finished_run_stays_finished(tiny):
     first = vision.train(**tiny(epochs=1))
     before = read_state(first.folder / "last.pt")["model"]

@@ -154,6 +154,8 @@ class TrainConfig:
     """Memory for decoded training images, filled from the first on; 0 = decode anew each time"""
     save_seconds: float = 30.0
     """Seconds that at least lie between two writings of last.pt; 0 = after every epoch"""
+    save_within: float = 600.0
+    """Seconds after which last.pt is written within an epoch as well; 0 = at its end only"""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
@@ -175,7 +177,7 @@ class TrainConfig:
             self, "", 1, "epochs", "min_steps", "batch_size", "accumulate", "validate_every", "patience",
             "threads", "log_every", "stop_after_epochs",
         )  # fmt: skip
-        _at_least(self, "", 0, "workers", "seed", "save_seconds", "cache_gigabytes")
+        _at_least(self, "", 0, "workers", "seed", "save_seconds", "save_within", "cache_gigabytes")
         _positive(self, "", "cpu_seconds", "clip_norm")
         _share(self, "", "plain_share")
         check_range(

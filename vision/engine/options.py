@@ -23,7 +23,7 @@ __all__ = ["config_from_dict", "read_config", "recipe_names", "settings", "train
 
 # what a resumed run may be given anew; everything else must stay as it was for the run to go on as if nothing happened
 RESUMABLE = frozenset(
-    {"out", "resume", "device", "threads", "workers", "stop_after_epochs", "log_every", "save_seconds"}
+    {"out", "resume", "device", "threads", "workers", "stop_after_epochs", "log_every", "save_seconds", "save_within"}
 )
 # free-form settings whose names are the keys of a dictionary: setting -> (what they are, file in the package, its name)
 CHOICES = {

@@ -80,7 +80,7 @@ class Trainer:
         self.log = RunLog(self.folder, self.accelerator.is_main_process)
         self.interruption = Interruption()
         self.meter = LossMeter()
-        self._stop = self._spent = False
+        self._stop = self._spent = self._save_is_due = False
         self._saved_at = time.monotonic()
         self._lengthen()
 
@@ -150,6 +150,11 @@ class Trainer:
             self._optimizer_step(batches)
             if self.is_finished or self._stop:
                 break
+            if self._save_is_due:
+                self._settle()
+                self.spending.end("training")
+                self._save()
+                self.spending.begin()
         self._settle()
         self.spending.end("training")
         if self._stop and not self.is_finished and progress.batch < self.loader.plan.batches:
@@ -228,20 +233,22 @@ class Trainer:
         return nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf"))
 
     def _flags(self, losses: dict[str, Tensor]) -> Tensor:
-        """Whether the step is to be skipped, the run to be stopped, its budget spent: (3,) on the device."""
+        """(4,) on the device: skip this step, stop the run, its budget is spent, its state is to be saved."""
         norm = self.clip()
         bad = ~torch.isfinite(torch.stack(list(losses.values())).sum())
         if not self.scaler.is_enabled():  # fp16: the scaler itself skips steps whose gradients overflow
             bad = bad | ~torch.isfinite(norm)
         spent = self.plan.is_spent(self.spending.so_far() + validation_reserve(self)) if self.plan.budget else False
-        return agreed(bad, self.interruption.requested, spent, device=self.device)
+        limit = self.config.save_within
+        save = limit > 0 and time.monotonic() - self._saved_at >= limit
+        return agreed(bad, self.interruption.requested, spent, save, device=self.device)
 
     def _settle(self) -> None:
         """What is left to do about the step before, once the host knows how it went."""
         if self._unsettled is None:
             return
         (batches, losses, verdict), self._unsettled = self._unsettled, None
-        bad, self._stop, self._spent = verdict.read()
+        bad, self._stop, self._spent, self._save_is_due = verdict.read()
         if bad:
             self.guard.report(self.progress.step - 1, batches, losses, self.accelerator.process_index)
         else:
@@ -292,4 +299,4 @@ class Trainer:
         if self.accelerator.is_main_process:
             save_state(self.folder / "last.pt", capture(self))
         self.accelerator.wait_for_everyone()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_is_due = time.monotonic(), False
