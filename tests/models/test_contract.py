@@ -1,118 +1,20 @@
-"""Every model through every promise of the model contract. A new model joins by one line in `small_models.py`."""
+"""Every model through every promise of the model contract; graphs are in `test_contract_export.py`.
 
-import copy
+A new model joins by one line in `small_models.py`.
+"""
+
 import dataclasses
-import functools
 
 import pytest
 import torch
+from contract import built, check_decoded, check_losses, leaves, models, pictures, targets_of, train_losses
 from small_models import DISTINCT, SMALL, options_of, small_model
 from torch.utils import _pytree as pytree
 
 from vision.engine.inference import ready_model
 from vision.layers.fuse import FusedConv2d
 from vision.layers.norm import FrozenBatchNorm
-from vision.models import MODELS, TrainStep, build_model
-from vision.structures import Detections, Segmentation, Targets
-
-# what only some models do not keep, each with its reason
-EXCEPTIONS: dict[tuple[str, str], str] = {}
-# modules whose models are of the family of another module's
-KIN = {"vision.models.mask_rcnn", "vision.models.cascade_rcnn", "vision.models.panoptic_fpn"}
-
-
-def models(promise, representative=False):
-    """All models; where `representative` only one of each family by default, the others marked slow."""
-    seen, params = set(KIN), []
-    for name in SMALL:
-        family = MODELS.get(name, ":").split(":")[0]
-        marks = [pytest.mark.slow] if representative and family in seen else []
-        if (promise, name) in EXCEPTIONS:
-            marks.append(pytest.mark.skip(reason=EXCEPTIONS[promise, name]))
-        seen.add(family)
-        params.append(pytest.param(name, marks=marks))
-    return pytest.mark.parametrize("name", params)
-
-
-@functools.lru_cache(maxsize=2)
-def _built(name, classes):
-    return small_model(name, classes)
-
-
-def built(name, classes=3):
-    """A fresh copy of the small model, in evaluation mode, channels_last."""
-    return copy.deepcopy(_built(name, classes)).eval().to(memory_format=torch.channels_last)
-
-
-def pictures(batch=2, height=64, width=64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
-
-
-def targets_of(images, classes=3, objects=(2, 0), crowd=False):
-    """Targets of a batch: `objects` boxes in each image, masks and a semantic map with some of it to ignore."""
-    batch, height, width = len(images), *images.shape[-2:]
-    rows = max(1, *objects)
-    base = torch.tensor([[4.0, 6, 44, 50], [20, 10, 60, 40], [2, 2, 12, 12]])[torch.arange(rows) % 3]
-    boxes = base.expand(batch, rows, 4) * torch.tensor([width, height, width, height]) / 64
-    valid = torch.arange(rows) < torch.tensor(objects)[:, None]
-    labels = torch.where(valid, torch.arange(rows) % classes, -1)
-    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    flat = boxes[valid]
-    masks = ((x > flat[:, :1]) & (x < flat[:, 2:3]))[:, None] & ((y > flat[:, 1:2]) & (y < flat[:, 3:]))[..., None]
-    start = torch.tensor([0, *objects[:-1]]).cumsum(0)
-    semantic = torch.zeros(batch, height, width, dtype=torch.int64)
-    if any(objects):
-        semantic[:, height // 2 :, : width // 2] = min(1, classes - 1)
-    semantic[:, :4] = 255
-    crowds = valid & (torch.arange(rows) == 1) if crowd else torch.zeros_like(valid)
-    return Targets(boxes * valid[..., None], labels, valid, crowds, masks, start, semantic)
-
-
-def train_losses(model, images, targets):
-    losses = TrainStep(model.train())(images, targets)
-    sum(losses.values()).backward()
-    return losses
-
-
-def check_losses(model, losses):
-    assert losses
-    for name, value in losses.items():
-        assert value.ndim == 0, name
-        assert value.dtype == torch.float32, name
-        assert value.isfinite(), name
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, f"{name} has no gradient"
-            assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
-
-
-def leaves(outputs):
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-
-
-def check_decoded(model, results, sizes):
-    assert len(results) == len(sizes)
-    for result, (height, width) in zip(results, sizes.tolist()):
-        if isinstance(result, Segmentation):
-            assert result.labels.shape == (height, width)
-            assert result.labels.dtype == torch.int64
-            known = (result.labels >= 0) & (result.labels < len(model.classes))
-            # a pixel has one of several classes; the only class, or none
-            assert (known | ((result.labels == model.classes.ignore) & (len(model.classes) == 1))).all()
-            continue
-        assert isinstance(result, Detections)
-        count = len(result)
-        assert result.boxes.shape == (count, 4)
-        assert result.scores.shape == result.labels.shape == (count,)
-        assert (result.boxes >= 0).all()
-        assert (result.boxes <= torch.tensor([width, height, width, height])).all()
-        assert (result.boxes[:, 2:] >= result.boxes[:, :2]).all()
-        assert ((result.scores >= 0) & (result.scores <= 1)).all()
-        assert (result.scores.diff() <= 0).all()
-        assert ((result.labels >= 0) & (result.labels < len(model.classes))).all()
-        if result.masks is not None:
-            assert result.masks.shape == (count, height, width)
+from vision.models import MODELS, build_model
 
 
 def test_table_names_every_model():
@@ -183,7 +85,7 @@ def test_all_pixels_ignored_are_no_loss_but_a_gradient(name):
 
 @models("many")
 def test_many_classes(name):
-    classes = 150 if _built(name, 3).task == "semantic" else 1000
+    classes = 150 if built(name).task == "semantic" else 1000
     model = small_model(name, classes)
     images = pictures(batch=2)
     check_losses(model, train_losses(model, images, targets_of(images, classes=classes)))
@@ -274,129 +176,6 @@ def test_bytes_and_fractions_are_the_same_image_and_other_channels_are_refused(n
     torch.testing.assert_close(model.prepare(images), model.prepare(images / 255), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="expected"):
         model(images[:, :2])
-
-
-@models("export", representative=True)
-def test_export(name):
-    model = built(name)
-    images = pictures(batch=1)
-    with torch.no_grad():
-        program = torch.export.export(model, (images,), strict=False)
-        for a, b in zip(leaves(program.module()(images)), leaves(model(images))):
-            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-class Proposing(torch.nn.Module):
-    """A model with the first half of its decoding, of static shape: what an export without NMS holds."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images, sizes):
-        return self.model.propose(self.model(images), sizes)
-
-
-PROPOSING = [
-    "yolo_n", "retinanet_resnet18_fpn", "fcos_resnet18_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v2",
-    "centernet_resnet50",
-]  # fmt: skip
-
-
-def proposing_model(name):
-    """The small model with its candidates as results; scores of CenterNet spread out, which are all alike at first."""
-    model = built(name)
-    if name.startswith("centernet"):
-        for layer in (0, -1):
-            torch.nn.init.normal_(model.head["heatmap"][layer].weight)
-    return Proposing(model).eval()
-
-
-def check_proposed(found, expected):
-    """An export's boxes, scores and labels of one image against ours.
-
-    Where a level has fewer places than are asked for, places of other levels fill the export up, with score -1; where a
-    heat map has fewer peaks, other cells fill up both, with score 0 and in any order.
-    Random weights give nearly equal scores, which rounding orders either way: rows are compared as a set, of which
-    those at the cut of a level may differ.
-    """
-    boxes, scores, labels = (part[found[1] > 0] for part in found)
-    expected = [part[expected[1] > 0] for part in expected]
-    assert len(scores) > 10
-    torch.testing.assert_close(scores.sort().values, expected[1].sort().values, atol=1e-4, rtol=1e-4)
-    mine = torch.cat([boxes, labels[:, None]], 1)
-    wanted = torch.cat([expected[0], expected[2][:, None]], 1)
-    distance = torch.cdist(mine.double(), wanted.double())
-    assert (distance.amin(1) > 1e-3).sum() <= 2
-    assert (distance.amin(0) > 1e-3).sum() <= 2
-
-
-@pytest.mark.parametrize("name", PROPOSING)
-def test_a_fixed_number_of_boxes_exports(name):
-    proposing, images, sizes = proposing_model(name), pictures(batch=1, width=96), torch.tensor([[64, 96]])
-    with torch.no_grad():
-        program = torch.export.export(proposing, (images, sizes), strict=False)
-        exported, expected = program.module()(images, sizes), proposing(images, sizes)
-    check_proposed(exported, expected)
-
-
-@models("compile", representative=True)
-def test_train_step_compiles_into_one_graph(name):
-    torch._dynamo.reset()
-    step = TrainStep(built(name).train())
-    eager = copy.deepcopy(step)
-    images = pictures()
-    targets = targets_of(images)
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    torch.manual_seed(0)
-    losses = compiled(images, targets)
-    sum(losses.values()).backward()
-    torch.manual_seed(0)
-    for key, expected in eager(images, targets).items():
-        torch.testing.assert_close(losses[key], expected, atol=1e-3, rtol=1e-3)
-    check_losses(step, losses)
-
-
-@pytest.mark.slow
-@models("inductor")
-def test_forward_compiles_with_inductor(name):
-    torch._dynamo.reset()
-    model = built(name)
-    images = pictures(batch=1)
-    with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True)(images)
-        for a, b in zip(leaves(compiled), leaves(model(images))):
-            torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.slow
-@models("onnx")
-def test_onnx_gives_the_same_output(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    model = built(name)
-    images = pictures(batch=1, height=64, width=96)
-    torch.onnx.export(model, (images,), tmp_path / "model.onnx", dynamo=True)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    with torch.no_grad():
-        expected = leaves(model(images))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(a), b, atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROPOSING)
-def test_onnx_gives_the_same_fixed_number_of_boxes(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    proposing, images, sizes = proposing_model(name), pictures(batch=1, width=96), torch.tensor([[64, 96]])
-    torch.onnx.export(proposing, (images, sizes), tmp_path / "model.onnx", dynamo=True)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    inputs = dict(zip([put.name for put in session.get_inputs()], (images.numpy(), sizes.numpy())))
-    found = [torch.from_numpy(part) for part in session.run(None, inputs)]
-    with torch.no_grad():
-        check_proposed(found, proposing(images, sizes))
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if {"backbone", "backbone_options"} <= options_of(name)])

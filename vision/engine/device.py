@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import torch
 
-__all__ = ["DTYPES", "PRECISIONS", "autocast", "choose_device", "choose_precision"]
+__all__ = ["DTYPES", "PRECISIONS", "autocast", "choose_device", "choose_precision", "cores", "set_threads"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,3 +45,16 @@ def choose_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """The autocast context of a precision from `choose_precision`; none for fp32."""
     return contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int | None, device: torch.device, processes: int) -> None:
+    """PyTorch's threads: `threads`, or on a CPU its cores shared out among the `processes` of this machine."""
+    if threads is None and device.type == "cpu":
+        threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    if threads:
+        torch.set_num_threads(threads)

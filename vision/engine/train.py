@@ -21,7 +21,7 @@ from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_siz
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import DEFAULT_SIZE, TrainConfig
-from vision.engine.device import choose_device, choose_precision
+from vision.engine.device import choose_device, choose_precision, cores, set_threads
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
 from vision.engine.inference import check_channels
@@ -77,7 +77,7 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     accelerator = _accelerator(device)
-    _set_threads(config, accelerator)
+    set_threads(config.threads, accelerator.device, accelerator.num_processes)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, _parts(config, accelerator, precision))
     if state is not None:
@@ -128,19 +128,6 @@ def _accelerator(device: torch.device) -> Any:
     # parts of some models are left out of some steps (stages without proposals, auxiliary heads)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[unused])
-
-
-def _set_threads(config: TrainConfig, accelerator: Any) -> None:
-    if accelerator.device.type == "cpu":
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(config.threads or max(1, _cores() // local))
-    elif config.threads:
-        torch.set_num_threads(config.threads)
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
@@ -256,8 +243,8 @@ def _workers(config: TrainConfig, accelerator: Any) -> int:
     """Data workers: on a CPU they would only take turns with the training itself, unless cores are plenty."""
     if config.workers is not None:
         return config.workers
-    cores = _cores() // accelerator.num_processes
-    return min(8, cores) if accelerator.device.type != "cpu" else min(4, cores // 4)
+    share = cores() // accelerator.num_processes
+    return min(8, share) if accelerator.device.type != "cpu" else min(4, share // 4)
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> list[nn.Module]:

@@ -122,8 +122,7 @@ class Trainer:
 
     def run(self) -> Progress:
         """Trains to the end and returns where the run stands. KeyboardInterrupt after a stop signal, state saved."""
-        first = self.progress.epoch
-        label = f"train {self.config.model}"
+        first, label = self.progress.epoch, f"train {self.config.model}"
         bar = progress_bar(self.plan.total, label, self.log.enabled, start=self.progress.step)
         with self.interruption, bar as self.bar:
             while not self.is_finished:
@@ -239,8 +238,7 @@ class Trainer:
         if not self.scaler.is_enabled():  # fp16: the scaler itself skips steps whose gradients overflow
             bad = bad | ~torch.isfinite(norm)
         spent = self.plan.is_spent(self.spending.so_far() + validation_reserve(self)) if self.plan.budget else False
-        limit = self.config.save_within
-        save = limit > 0 and time.monotonic() - self._saved_at >= limit
+        save = 0 < self.config.save_within <= time.monotonic() - self._saved_at
         return agreed(bad, self.interruption.requested, spent, save, device=self.device)
 
     def _settle(self) -> None:
