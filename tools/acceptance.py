@@ -116,7 +116,7 @@ RUNS = {
     "membrane": membrane(REGION),
     "membrane_border": membrane({**REGION, "border_weight": {"w0": 10, "sigma": 5, "background": 0}}),
     "membrane_boundary": membrane({**REGION, "boundary": {"weight": 0.02, "ramp": 30}}),
-    "membrane_hausdorff": membrane({**REGION, "hausdorff": {"weight": 0.1, "ramp": 30}}),
+    "membrane_hausdorff": membrane({**REGION, "hausdorff": {"weight": 0.01, "ramp": 30}}),
     "membrane_boundary_iou": membrane({**REGION, "boundary_iou": 0.5}),
     "camvid_lraspp": street("lraspp", {"backbone": "mobilenet_v3_large"}),
     "camvid_pspnet": street("pspnet", {**NARROW, "width": 128}),
