@@ -6,6 +6,7 @@ from layouts import coco_content, coco_folder, yolo_folder
 
 import vision
 from vision.data import DataError, open_dataset
+from vision.data.convert import convert
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 WITHIN = [[4, 4, 8, 4, 8, 8, 4, 8]]
@@ -47,8 +48,10 @@ def test_many_classes_and_a_class_called_background(tmp_path):
     dataset = open_dataset(folder(tmp_path / "a", (299, WITHIN, 16, 0), categories=categories), task="semantic")
     assert (dataset.semantic(0).max(), dataset.semantic(0).dtype) == (300, np.int32)
     named = [{"id": 3, "name": "background"}]
-    with pytest.raises(DataError, match="a class 'background' of objects"):
-        open_dataset(folder(tmp_path / "b", (3, WITHIN, 16, 0), categories=named), task="semantic")
+    path = folder(tmp_path / "b", (3, WITHIN, 16, 0), categories=named)
+    for read in (lambda: open_dataset(path, task="semantic"), lambda: convert(path, tmp_path / "new", "masks")):
+        with pytest.raises(DataError, match="a class 'background' of objects"):
+            read()
 
 
 def test_a_unet_learns_from_polygons(tmp_path):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from vision.data.dataset import Dataset
 from vision.data.pack import DEGENERATE, STUFF
-from vision.data.paint import paint
+from vision.data.paint import with_semantic_masks
 from vision.data.problem import DataError
 from vision.data.source import find_card, open_dataset, split_name, splits_present
 
@@ -131,8 +131,8 @@ def _open_splits(source: str | Path, split: str | None, to: str, task: str | Non
     if to == "masks" and task is None:
         task = _mask_task(source, names[0])
     datasets = {name: open_dataset(source, name, task) for name in names}
-    if to == "masks" and task == "instance":
-        datasets = {name: paint(dataset) for name, dataset in datasets.items()}
+    if to == "masks":
+        datasets = {name: with_semantic_masks(dataset) for name, dataset in datasets.items()}
     if task == "detection":
         for dataset in datasets.values():
             dataset.tasks = frozenset({"detection"})

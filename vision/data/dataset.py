@@ -14,7 +14,7 @@ from vision.data.problem import DataError, Problem
 from vision.data.segment import decode_segment
 from vision.structures import ClassMap, Sample, Target
 
-__all__ = ["ClassMasks", "Dataset", "SegmentMasks"]
+__all__ = ["ClassMasks", "Dataset", "SegmentMasks", "as_semantic"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ClassMasks:
             unknown = unknown or (self.labels[np.unique(values)] == -2).any()
         if unknown:
             raise DataError(self._refusal(index))
-        return _as_semantic(self.labels, values, count)
+        return as_semantic(self.labels, values, count)
 
     def unknown_values(self, index: int) -> list[str]:
         """The values (or colours, "R G B") in the file of an image that the data set does not know."""
@@ -234,7 +234,7 @@ class Dataset:
         present, inverse = np.unique(ids, return_inverse=True)
         known = {int(segment): int(label) for segment, label in zip(segment_ids, labels)}
         table = np.array([known.get(int(value), -1) for value in present], np.int32)
-        return _as_semantic(table, inverse.reshape(ids.shape), len(self.classes))
+        return as_semantic(table, inverse.reshape(ids.shape), len(self.classes))
 
     def masks_of(self, index: int, rows: np.ndarray) -> Iterator[np.ndarray]:
         """The masks (H, W) bool of the objects in `rows` of `annotations`, one after the other; they are of image
@@ -259,7 +259,7 @@ def _spelled(colour: int) -> str:
     return f"{colour >> 16} {colour >> 8 & 255} {colour & 255}"
 
 
-def _as_semantic(table: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+def as_semantic(table: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     """`table[values]` (-1 = ignore) as uint8 with 255 = ignore, or int32 when there are over 255 classes."""
     if count <= 255:
         return np.where(table < 0, 255, table).astype(np.uint8)[values]

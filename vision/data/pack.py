@@ -39,6 +39,10 @@ class PackedText:
             raise IndexError(f"{index} of {len(self)}")
         return self.buffer[self.starts[index] : self.starts[index + 1]].tobytes().decode("utf-8", "surrogateescape")
 
+    def of(self, chosen: Iterable[int]) -> PackedText:
+        """Those of the indices `chosen`, in that order."""
+        return PackedText(self[index] for index in chosen)
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -85,10 +89,9 @@ class Annotations:
         counts, counts_start = _gather(self.counts_start, rows)
         rings, ring_first = _gather(self.ring_first, rows)
         coordinates, ring_start = _gather(self.ring_start, rings)
-        texts = isinstance(self.ids, PackedText)
         return Annotations(
-            paths=PackedText(self.paths[index] for index in chosen),
-            ids=PackedText(self.ids[index] for index in chosen) if texts else self.ids[chosen],
+            paths=self.paths.of(chosen),
+            ids=self.ids.of(chosen) if isinstance(self.ids, PackedText) else self.ids[chosen],
             sizes=self.sizes[chosen],
             start=start,
             boxes=self.boxes[rows],

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vision.data.dataset import Dataset
+from vision.data.dataset import Dataset, as_semantic
 from vision.data.pack import CROWD, PackedText
 from vision.data.problem import DataError
 from vision.structures import ClassMap
 
-__all__ = ["BACKGROUND", "PaintedMasks", "paint"]
+__all__ = ["BACKGROUND", "PaintedMasks", "with_semantic_masks"]
 
 BACKGROUND = "background"
 
@@ -33,11 +33,10 @@ class PaintedMasks:
         """Labels (H, W): uint8 with 255 = ignore, or int32 with -1 = ignore when there are over 255 classes."""
         notes, rows = self.objects.annotations, self.objects.target_rows(index)
         rows = rows[np.argsort(-notes.area[rows], kind="stable")]
-        labels = np.zeros(self.objects.size(index), np.uint8 if count <= 255 else np.int32)
+        values = np.zeros(self.objects.size(index), np.int32)
         for row, mask in zip(rows, self.objects.masks_of(index, rows)):
-            crowd = notes.flags[row] & CROWD
-            labels[mask] = (255 if count <= 255 else -1) if crowd else notes.labels[row] + 1
-        return labels
+            values[mask] = count if notes.flags[row] & CROWD else notes.labels[row] + 1
+        return as_semantic(np.array([*range(count), -1]), values, count)
 
     def overlap(self, index: int) -> int:
         """Pixels that belong to several objects of the image."""
@@ -47,11 +46,13 @@ class PaintedMasks:
         return int((covered > 1).sum())
 
 
-def paint(dataset: Dataset) -> Dataset:
-    """A semantic data set of one whose objects have masks; `PaintedMasks` says how.
+def with_semantic_masks(dataset: Dataset) -> Dataset:
+    """The data set as it is, but a semantic one of it where only its objects have masks; `PaintedMasks` says how.
 
-    Its classes are "background" and then those of `dataset`. DataError when one of these has that name.
+    The classes are then "background" and those of `dataset`. DataError when one of these has that name.
     """
+    if "semantic" in dataset.tasks or "instance" not in dataset.tasks:
+        return dataset
     if BACKGROUND in dataset.classes.names:
         raise DataError(
             f"{dataset.name}: a class {BACKGROUND!r} of objects; masks that are painted have one of their own"

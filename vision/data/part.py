@@ -15,7 +15,6 @@ from hashlib import blake2b
 import numpy as np
 
 from vision.data.dataset import Dataset
-from vision.data.pack import PackedText
 from vision.data.problem import DataError
 
 __all__ = ["named_part", "take_part"]
@@ -48,7 +47,7 @@ def take_part(dataset: Dataset, percent: int) -> Dataset:
     order = sorted(range(count), key=lambda index: (_hash(dataset.annotations.paths[index]), index))
     chosen = np.sort(order[:cut] if percent > 0 else order[cut:])
     masks = {
-        kind: replace(found, paths=PackedText(found.paths[index] for index in chosen))
+        kind: replace(found, paths=found.paths.of(chosen))
         for kind, found in (("class_masks", dataset.class_masks), ("segment_masks", dataset.segment_masks))
         if found is not None
     }

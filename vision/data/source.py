@@ -15,7 +15,7 @@ from typing import Any
 from vision.data.card import Card, built_in_cards, class_map, read_card
 from vision.data.dataset import Dataset
 from vision.data.files import read_lines, read_yaml
-from vision.data.paint import paint
+from vision.data.paint import with_semantic_masks
 from vision.data.part import named_part, take_part
 from vision.data.problem import DataError
 
@@ -52,8 +52,8 @@ def open_dataset(data: str | Path, split: str | None = None, task: str | None = 
     _refuse_errors(dataset, data)
     if share is not None:
         dataset = take_part(dataset, share)
-    if task == "semantic" and "instance" in dataset.tasks and "semantic" not in dataset.tasks:
-        dataset = paint(dataset)
+    if task == "semantic":
+        dataset = with_semantic_masks(dataset)
     if task is not None and task not in dataset.tasks:
         raise DataError(f"{data}: annotations for {', '.join(sorted(dataset.tasks))}; the model needs {task}")
     return dataset
@@ -94,10 +94,10 @@ def split_name(card: Card, split: str | None, data: str | Path = "") -> str:
         if name in card.splits:
             return name
     without = ""
-    if split in SPLIT_WORDS["val"] and len(card.splits) == 1:
-        (only,) = card.splits
-        without = f"; to hold images out, take the splits {only}:80% and {only}:-20%"
     if split in SPLIT_WORDS["val"]:
+        if len(card.splits) == 1:
+            (only,) = card.splits
+            without = f"; to hold images out, take the splits {only}:80% and {only}:-20%"
         without += "; to train without validation: --val-split null"
     raise DataError(f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}{without}")
 

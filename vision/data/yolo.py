@@ -31,10 +31,6 @@ def card_of_data_yaml(path: Path, content: Mapping[str, Any]) -> Card:
     """A Card of a data.yaml. `path` in it is relative to the folder of the file. DataError names the wrong key."""
     root = path.parent / Path(str(content.get("path") or ".")).expanduser()
     splits = {split: {"images": content[split]} for split in ("train", "val", "test") if content.get(split)}
-    for split, entry in splits.items():
-        places = entry["images"] if isinstance(entry["images"], list) else [entry["images"]]
-        if not all(isinstance(place, str) for place in places):
-            raise DataError(f"{path}: {split}: {entry['images']!r}; expected a folder, a list file, or several")
     if not splits:
         raise DataError(f"{path}: neither train nor val; expected folders or lists of images under these keys")
     names = content.get("names")
@@ -76,15 +72,7 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
             builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
             continue
         builder.add_image(image, image_id, size)
-        seen: dict[str, int] = {}
-        for line, text in _label_lines(label_path(image)):
-            first = seen.setdefault(" ".join(text.split()), line)
-            if first == line:
-                _add_line(builder, labels, (label_path(image), line, text), size)
-            else:
-                value = f"the same as line {first}"
-                expected = "each object once; the line is left out"
-                builder.problems.append(Problem("warning", label_path(image), f"line {line}", value, expected))
+        _add_lines(builder, labels, label_path(image), size)
     builder.problems += _orphans(images)
     annotations = builder.finish()
     tasks = ["detection", "instance"] if annotations.all_segmented else ["detection"]
@@ -95,9 +83,12 @@ def _image_paths(card: Card, split: str) -> list[str]:
     places = card.splits[split]["images"]
     paths: list[str] = []
     for place in places if isinstance(places, list) else [places]:
+        if not isinstance(place, str):
+            origin = card.file or card.root
+            raise DataError(f"{origin}: {split}: {places!r}; expected a folder, a list file, or several")
         where = Path(absolute_path(card.root, place))
-        if not where.exists() and str(place).startswith("../"):
-            where = Path(absolute_path(card.root, str(place)[3:]))
+        if not where.exists() and place.startswith("../"):
+            where = Path(absolute_path(card.root, place[3:]))
         if where.suffix == ".txt":
             paths += [_listed(line, where, card.root) for line in read_lines(where)]
         elif where.is_dir():
@@ -139,6 +130,18 @@ def _orphans(images: list[str]) -> list[Problem]:
         Problem("warning", path, "", "a label file without an image", "its image; the file is left out")
         for path in lost
     ]
+
+
+def _add_lines(builder: AnnotationsBuilder, labels: dict[int, int], path: str, size: tuple[int, int]) -> None:
+    """The objects of a label file, each once."""
+    seen: dict[str, int] = {}
+    for line, text in _label_lines(path):
+        first = seen.setdefault(" ".join(text.split()), line)
+        if first == line:
+            _add_line(builder, labels, (path, line, text), size)
+        else:
+            value, expected = f"the same as line {first}", "each object once; the line is left out"
+            builder.problems.append(Problem("warning", path, f"line {line}", value, expected))
 
 
 def _add_line(

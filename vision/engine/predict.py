@@ -194,8 +194,8 @@ def _predict_video(
             writer.write(prediction.draw())
             results.add(prediction, path.name, alone=False)
 
-        # of a camera the newest picture is wanted: none waits
-        with contextlib.closing(ahead(video, 1 if source.kind == "camera" else 4)) as images:
+        # of a camera the newest picture is wanted: only one waits
+        with contextlib.closing(ahead(video, 1) if source.kind == "camera" else ahead(video)) as images:
             bar = progress_bar(video.count, source.name, progress, unit="frame", leave=False, items=images)
             for number, image in enumerate(bar):
                 if max_frames is not None and number >= max_frames:
