@@ -9,7 +9,6 @@ from PIL import Image
 
 from vision.cli import main
 from vision.metrics import DetectionAP, DetectionOptions, DetectionScore, VocAP
-from vision.metrics.mask_files import read_index_mask
 from vision.metrics.score import main_score, score_detections, score_panoptic
 
 
@@ -25,12 +24,6 @@ def write_case(folder, case, kind, **changes):
     truth.write_text(json.dumps(content | changes))
     results.write_text(json.dumps(plain(case.results)))
     return truth, results
-
-
-def test_masks_of_fractions_are_refused(tmp_path):
-    Image.fromarray(np.full((4, 5), 0.5, np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a\.tif: float32 values"):
-        read_index_mask(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(("task", "kind"), [("detection", "bbox"), ("instance", "segm")])

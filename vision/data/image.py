@@ -7,11 +7,13 @@ Rules: EXIF orientation is applied · grey becomes three equal channels · 16 bi
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from vision.data.problem import DataError
+from vision.ops import stored_masks
 from vision.ops.open_image import open_image
 
 __all__ = ["IMAGE_SUFFIXES", "image_size", "read_colours", "read_image", "read_index_mask", "read_segment_ids"]
@@ -62,50 +64,28 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int]:
 
 
 def read_index_mask(path: str | Path) -> np.ndarray:
-    """The stored values of a one-channel mask (H, W), uint8 or int32: palette PNGs give indices, not colours.
-
-    DataError names the file when it is missing, unreadable or has colours or fractions instead of indices.
-    """
-    pixels, mode = _stored(path)
-    if pixels.ndim != 2:
-        raise DataError(
-            f"{path}: a mask of mode {mode} with {pixels.shape[2]} channels; expected one channel or a palette whose "
-            "values are class numbers; convert it, or give the `colours` of the classes in a data set card"
-        )
-    if pixels.dtype.kind == "f":
-        raise DataError(f"{path}: a mask of {pixels.dtype} values; expected whole class numbers; convert it")
-    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+    """`ops.stored_masks.read_index_mask`; DataError when the file is missing, unreadable or holds no class numbers."""
+    advice = "convert it, or give the `colours` of the classes in a data set card"
+    return _mask(stored_masks.read_index_mask, path, advice)
 
 
 def read_segment_ids(path: str | Path) -> np.ndarray:
-    """The segment ids (H, W) int32 of a COCO panoptic PNG: R + 256 G + 65536 B, 0 = unlabelled."""
-    pixels, mode = _stored(path)
-    if pixels.ndim != 3 or pixels.shape[2] < 3:
-        raise DataError(f"{path}: a panoptic mask of mode {mode}; expected an RGB PNG (id = R + 256 G + 65536 B)")
-    channels = pixels[..., :3].astype(np.int32)
-    return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+    """`ops.stored_masks.read_segment_ids`; DataError when the file is missing, unreadable or not in colours."""
+    return _mask(stored_masks.read_segment_ids, path)
 
 
 def read_colours(path: str | Path) -> np.ndarray:
-    """The colours (H, W) int32 of an image, each as R * 65536 + G * 256 + B; alpha is dropped, palettes are applied.
-
-    DataError names the file when it is missing or unreadable.
-    """
-    channels = _stored(path, as_colours=True)[0].astype(np.int32)
-    return channels[..., 0] * 65536 + channels[..., 1] * 256 + channels[..., 2]
+    """`ops.stored_masks.read_colours`; DataError when the file is missing or unreadable."""
+    return _mask(stored_masks.read_colours, path)
 
 
-def _stored(path: str | Path, as_colours: bool = False) -> tuple[np.ndarray, str]:
-    """Pixel values as stored (or as RGB) and Pillow's name of the mode; OpenCV would turn a palette into colours."""
-    from PIL import UnidentifiedImageError
-
+def _mask(read: Callable[[str | Path], np.ndarray], path: str | Path, advice: str = "") -> np.ndarray:
     try:
-        with open_image(path) as image:
-            return np.array(image.convert("RGB") if as_colours else image), image.mode
+        return read(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such mask; {_MEND}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: a mask that cannot be read ({error}); {_MEND}") from None
+    except ValueError as error:
+        raise DataError(f"{error}; {advice or _MEND}") from None
 
 
 def _content(path: str | Path) -> bytes:

@@ -13,8 +13,11 @@ __all__ = ["SqueezeExcitation"]
 class SqueezeExcitation(nn.Module):
     """(B, C, H, W) scaled a channel by a gate in [0, 1] computed from the channel means (arXiv:1709.01507).
 
-    MobileNetV3 gates with the hard sigmoid. State-dict keys fc1, fc2 as torchvision's.
+    MobileNetV3 gates with the hard sigmoid. State-dict keys fc1, fc2 as torchvision's. `inplace`, for inference,
+    writes over the input.
     """
+
+    inplace = False
 
     def __init__(self, channels: int, squeezed: int, *, activation: str = "relu", hard: bool = False):
         super().__init__()
@@ -24,4 +27,5 @@ class SqueezeExcitation(nn.Module):
         self.gate = nn.Hardsigmoid() if hard else nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.fc2(self.activation(self.fc1(image_mean(x)))))
+        gate = self.gate(self.fc2(self.activation(self.fc1(image_mean(x)))))  # (B, C, 1, 1)
+        return x.mul_(gate) if self.inplace else x * gate

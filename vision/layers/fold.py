@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from vision.layers.attention import SqueezeExcitation
 from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, GroupedConv2d, conv_pairs
 from vision.layers.fuse import FusedConv2d, FusedSum
@@ -36,6 +37,8 @@ def fold_batch_norms(model: Network) -> Network:
     for module in folded.modules():
         if isinstance(module, ConvNormAct) and isinstance(module[-1], nn.SiLU | nn.Hardswish):
             module[-1].inplace = True  # nobody else sees the convolution's output, and no gradient needs it
+        if isinstance(module, SqueezeExcitation):
+            module.inplace = True  # as above: it stands behind a block's depthwise convolution
     return folded
 
 

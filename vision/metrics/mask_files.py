@@ -7,39 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vision.metrics.coco_files import read_json
 from vision.metrics.file_checks import check_categories, check_panoptic, kind_hint
 from vision.metrics.panoptic import PanopticMap
-from vision.ops.open_image import open_image
+from vision.ops.stored_masks import read_segment_ids
 from vision.structures import ClassMap
 
-__all__ = ["paired_masks", "panoptic_cases", "read_index_mask"]
+__all__ = ["paired_masks", "panoptic_cases"]
 
 _SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-
-
-def read_index_mask(path: str | Path) -> Tensor:
-    """The values of a grey or palette image as class numbers (H, W) int32 (a palette's indices, not its colours)."""
-    values = _pixels(path)
-    if values.ndim != 2:
-        raise ValueError(f"{path}: {values.shape[2]} channels; expected a grey or palette image of class numbers")
-    if values.dtype.kind == "f":
-        raise ValueError(f"{path}: {values.dtype} values; expected whole class numbers")
-    return torch.from_numpy(values.astype(np.int32))
-
-
-def _pixels(path: str | Path) -> np.ndarray:
-    from PIL import UnidentifiedImageError
-
-    try:
-        with open_image(path) as image:
-            return np.array(image)
-    except FileNotFoundError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
 
 
 def paired_masks(truth: str | Path, predictions: str | Path) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -106,11 +83,7 @@ def panoptic_cases(
 
 def _map(path: Path, annotation: dict, classes: ClassMap) -> PanopticMap:
     file = path.with_suffix("") / annotation["file_name"]
-    pixels = _pixels(file)
-    if pixels.ndim != 3:
-        raise ValueError(f"{file}: a grey image; expected RGB with segment id = R + 256 G + 65536 B")
-    red, green, blue = (pixels[..., i].astype(np.int32) for i in range(3))
-    ids = red + 256 * green + 65536 * blue
+    ids = read_segment_ids(file)
     rows = annotation["segments_info"]
     unknown = sorted({row["category_id"] for row in rows} - set(classes.ids))
     if unknown:

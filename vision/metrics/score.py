@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vision.metrics.coco_files import read_case
 from vision.metrics.detection_score import DetectionOptions, detection_result
-from vision.metrics.mask_files import paired_masks, panoptic_cases, read_index_mask
+from vision.metrics.mask_files import paired_masks, panoptic_cases
 from vision.metrics.panoptic import PanopticQuality
 from vision.metrics.semantic import SemanticResults, semantic_metrics, update_semantic
 from vision.metrics.surface_score import OutlineOptions
+from vision.ops.stored_masks import read_index_mask
 from vision.structures import ClassMap
 
 __all__ = ["main_score", "score_detections", "score_panoptic", "score_semantic"]
@@ -121,7 +123,7 @@ def score_semantic(
 
 def _pair(fact: Path, guess: Path, binary: bool) -> tuple[Tensor, Tensor]:
     """True and predicted labels (H, W) int32 of two files; binary: 255 stands for class 1."""
-    expected, given = read_index_mask(fact), read_index_mask(guess)
+    expected, given = (torch.from_numpy(read_index_mask(path).astype(np.int32)) for path in (fact, guess))
     if expected.shape != given.shape:
         raise ValueError(f"{guess}: {tuple(given.shape)} pixels, but {tuple(expected.shape)} in {fact}")
     return tuple(one.masked_fill(one == 255, 1) for one in (expected, given)) if binary else (expected, given)
