@@ -61,8 +61,8 @@ def peer_cells(model: str, **settings: Any) -> Run:
 
 
 def street(model: str, options: dict[str, Any]) -> Run:
-    """A segmenter on CamVid by DeepLab's recipe; its peer is the aim."""
-    settings = {"recipe": "camvid_deeplab", "model": model, "model_options": options, "cpu_seconds": 600}
+    """A segmenter on CamVid; its peer is the aim."""
+    settings = {"recipe": "camvid_short", "model": model, "model_options": options, "cpu_seconds": 600}
     return Run("camvid", settings, STREET)
 
 
@@ -120,7 +120,9 @@ RUNS = {
     "camvid_lraspp": street("lraspp", {"backbone": "mobilenet_v3_large"}),
     "camvid_pspnet": street("pspnet", {**NARROW, "width": 128}),
     "camvid_fcn": street("fcn", NARROW),
-    "camvid_unet_plus_plus": street("unet_plus_plus", NARROW),
+    "camvid_unet_plus_plus": street(
+        "unet_plus_plus", {"backbone": "resnet18", "backbone_options": {**HALF, "levels": [2, 3, 4, 5]}}
+    ),
     "camvid_deeplab_v3": street("deeplab_v3", {**NARROW, "width": 128}),
     "camvid_fpn": street("semantic_fpn", {**NARROW, "pyramid": 128, "width": 64}),
     "camvid_segformer": street("segformer", {**NARROW, "width": 128}),
