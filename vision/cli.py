@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     model = load(options.weights)
     split = options.split or (None if options.data.endswith(".json") else "val")  # an annotation file is its own split
-    dataset = open_dataset(options.data, split, task=model.task)
+    dataset = open_dataset(options.data, split, task=model.reads)
     evaluation = evaluate(
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta, crf=options.crf,

@@ -178,7 +178,8 @@ class Targets(_TensorData):
     boxes (B, G, 4) float32 · labels (B, G) int64, -1 = padding · valid (B, G) bool · crowd (B, G) bool: crowds and
     `difficult` objects, neither positive nor negative in a loss · masks (M, H, W) bool, the masks of all images one
     after the other without padding, or None · mask_start (B,) int64: object g of image b has mask
-    mask_start[b] + g · semantic (B, H, W) int64 with `ClassMap.ignore`, or None.
+    mask_start[b] + g · semantic (B, H, W) int64 with `ClassMap.ignore`, or None; for multi-label models also a mask
+    a class (B, C, H, W) of 0, 1 and `ClassMap.ignore`.
     """
 
     boxes: Tensor

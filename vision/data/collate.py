@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from vision.data.layers import class_layers
 from vision.data.resize import Placement
 from vision.structures import Batch, Geometry, Sample, Target, Targets
 
@@ -17,11 +18,14 @@ __all__ = ["OBJECT_MULTIPLE", "collate", "collate_targets"]
 OBJECT_MULTIPLE = 8  # G is rounded up to this, so that compiled steps meet few different shapes
 
 
-def collate(samples: Sequence[tuple[Sample, Placement]], *, pad: int = 114, with_targets: bool = True) -> Batch:
+def collate(
+    samples: Sequence[tuple[Sample, Placement]], *, pad: int = 114, with_targets: bool = True, layers: int = 0
+) -> Batch:
     """The Batch of samples and their placements.
 
     Images may differ in size: all are padded with `pad` on the right and bottom to the largest. The images tensor is
-    (B, 3, H, W) uint8 in channels_last memory, which costs no transposition here or in the model.
+    (B, 3, H, W) uint8 in channels_last memory, which costs no transposition here or in the model. `layers` as in
+    `collate_targets`.
     """
     if not samples:
         raise ValueError("collate: no samples; a batch needs at least one")
@@ -44,17 +48,18 @@ def collate(samples: Sequence[tuple[Sample, Placement]], *, pad: int = 114, with
         images=stacked.permute(0, 3, 1, 2),
         sizes=torch.tensor([placement.size for placement in placements]),
         geometry=geometry,
-        targets=collate_targets(targets, (height, width)) if with_targets else None,
+        targets=collate_targets(targets, (height, width), layers) if with_targets else None,
         image_ids=[target.image_id for target in targets],
     )
 
 
-def collate_targets(targets: Sequence[Target], size: tuple[int, int]) -> Targets:
+def collate_targets(targets: Sequence[Target], size: tuple[int, int], layers: int = 0) -> Targets:
     """The padded Targets of a batch whose images are padded to `size` = (height, width).
 
     Objects without area are left out (there is nothing to match); crowds and `difficult` objects are marked crowd.
     Masks and semantic maps are there when every target has them; semantic padding is "ignore": 255, or -1 where the
-    maps are not bytes (more than 255 classes).
+    maps are not bytes (more than 255 classes). With a number of classes as `layers`, the semantic map is made of the
+    instance masks, a mask a class: (B, layers, H, W), see `class_layers`.
     """
     targets = [_with_area(target) for target in targets]
     count = max(1, *(len(target) for target in targets)) if targets else 1
@@ -67,10 +72,12 @@ def collate_targets(targets: Sequence[Target], size: tuple[int, int]) -> Targets
         boxes[row, filled], labels[row, filled], valid[row, filled] = target.boxes, target.labels, True
         crowd[row, filled] = target.crowd | target.difficult
     masks = start = None
-    if all(target.masks is not None for target in targets):
+    if not layers and all(target.masks is not None for target in targets):
         masks, start = _collate_masks([target.masks for target in targets], size)
     semantic = None
-    if all(target.semantic is not None for target in targets):
+    if layers:
+        semantic = _collate_layers([class_layers(target, layers) for target in targets], size)
+    elif all(target.semantic is not None for target in targets):
         semantic = _collate_semantic([target.semantic for target in targets], size)
     arrays = (torch.from_numpy(array) for array in (boxes, labels, valid, crowd))
     return Targets(*arrays, masks=masks, mask_start=start, semantic=semantic)
@@ -102,6 +109,17 @@ def _collate_semantic(maps: Sequence[np.ndarray], size: tuple[int, int]) -> Tens
         if image.shape != tuple(size):
             row[:] = ignore
         row[: image.shape[0], : image.shape[1]] = image
+    return stacked
+
+
+def _collate_layers(images: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) of the layers' own type: 64-bit labels of every class would be the largest part of a batch."""
+    stacked = _empty((len(images), len(images[0]), *size), torch.uint8 if images[0].dtype == np.uint8 else torch.int16)
+    rows = stacked.numpy()
+    for row, image in zip(rows, images):
+        if image.shape[1:] != tuple(size):
+            row[:] = 255 if image.dtype == np.uint8 else -1
+        row[:, : image.shape[1], : image.shape[2]] = image
     return stacked
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from vision.data.cache import SampleCache, affordable_cache
 from vision.data.collate import collate
+from vision.data.layers import has_layers
 from vision.data.resize import Placement, Preprocess
 from vision.data.sampler import (
     AUGMENT,
@@ -54,8 +55,8 @@ def build_loader(
     """A Loader of `dataset`: an iterable of Batches with `set_epoch`, `state_dict` and `load_state_dict`.
 
     train (default: whether there is an augmentation): shuffled, full batches, see BatchPlan; otherwise every image once
-    and in order. batch_size is per rank. task (detection, instance, semantic, panoptic) decides whether masks and
-    semantic maps are read. sampling: uniform, repeat_factor (with `repeat_threshold`) or class_balanced.
+    and in order. batch_size is per rank. task (detection, instance, semantic, panoptic, multilabel) decides whether
+    masks and semantic maps are read. sampling: uniform, repeat_factor (with `repeat_threshold`) or class_balanced.
     steps_per_epoch: batches an epoch instead of as many as the images fill. multi_scale: each batch has a random size
     between these two factors of the network size, a multiple of 32. cache_bytes: keep decoded images in memory up to
     this many bytes (all workers together); default: all of them for training when they fit into a gigabyte and a
@@ -72,10 +73,13 @@ def build_loader(
         len(dataset), batch_size, train=train, seed=seed, rank=rank, world=world, steps=steps_per_epoch,
         factors=factors, replace=sampling == "class_balanced", sizes=sizes,
     )  # fmt: skip
+    layers = len(dataset.classes) if has_layers(dataset, task) else 0
+    if task == "multilabel":
+        task = "instance" if layers else "semantic"
     if cache_bytes is None:
         cache_bytes = affordable_cache(dataset, semantic=task in ("semantic", "panoptic")) if train else 0
     source = SampleSource(dataset, preprocess, task, augmentation, seed, cache_bytes, with_targets)
-    return Loader(source, plan, workers)
+    return Loader(source, plan, workers, layers)
 
 
 def _factors(dataset: Any, sampling: str, threshold: float) -> np.ndarray | None:
@@ -143,10 +147,10 @@ class Loader:
     loaded before. `state_dict` says how far the current epoch has been consumed.
     """
 
-    def __init__(self, source: SampleSource, plan: BatchPlan, workers: int = 0):
+    def __init__(self, source: SampleSource, plan: BatchPlan, workers: int = 0, layers: int = 0):
         self.source, self.plan, self.workers = source, plan, workers
         self._consumed = 0
-        join = partial(_join, pad=source.preprocess.pad, with_targets=source.with_targets)
+        join = partial(_join, pad=source.preprocess.pad, with_targets=source.with_targets, layers=layers)
         in_workers: dict[str, Any] = {}
         if workers:
             # forked workers share the annotations and the cache of images instead of copying them

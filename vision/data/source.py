@@ -21,7 +21,7 @@ from vision.data.problem import DataError
 
 __all__ = ["find_card", "open_dataset", "read_split", "split_name", "splits_present"]
 
-TASKS = ("detection", "instance", "semantic", "panoptic")
+TASKS = ("detection", "instance", "semantic", "panoptic", "multilabel")
 SPLIT_WORDS = {
     "train": ("train", "train2017", "training", "train2014", "trainval"),
     "val": ("val", "val2017", "valid", "validation", "val2014"),
@@ -35,26 +35,29 @@ def open_dataset(data: str | Path, split: str | None = None, task: str | None = 
     data: see the module's docstring · split: "train", "val", "test" or a name of the data set's own, or a part of one
     such as "train:80%" (see `data.part`); by default "train", but the named file itself when `data` is a JSON file ·
     task: "detection", "instance", "semantic" or "panoptic", which chooses between several annotations of one data set
-    (None: boxes where there are any). Where there are instance masks alone, "semantic" paints them (`data.paint`).
+    (None: boxes where there are any). Where there are instance masks alone, "semantic" paints them (`data.paint`);
+    "multilabel" takes class maps where there are some, else instance masks, which may overlap (`data.layers`).
     DataError (a ValueError) names the file and what is wrong with it. Warnings are in `.problems`.
     """
     if task is not None and task not in TASKS:
         raise DataError(f"open_dataset: task {task!r}; expected one of {', '.join(TASKS)}")
+    kind = "semantic" if task == "multilabel" else task
     split, share = named_part(split)
     if _shapes_spec(data) is not None:
         from vision.data.shapes import ShapesDataset
 
         if share is not None:
             raise DataError(f"{data}: {share}% of a generated split; give its `count` instead")
-        return ShapesDataset.from_spec(_shapes_spec(data), split or "train", task)
+        return ShapesDataset.from_spec(_shapes_spec(data), split or "train", kind)
     card = find_card(data)
-    dataset = read_split(card, split_name(card, split, data), task)
+    dataset = read_split(card, split_name(card, split, data), kind)
     _refuse_errors(dataset, data)
     if share is not None:
         dataset = take_part(dataset, share)
     if task == "semantic":
         dataset = with_semantic_masks(dataset)
-    if task is not None and task not in dataset.tasks:
+    enough = {"semantic", "instance"} if task == "multilabel" else {task}
+    if task is not None and not enough & dataset.tasks:
         raise DataError(f"{data}: annotations for {', '.join(sorted(dataset.tasks))}; the model needs {task}")
     return dataset
 

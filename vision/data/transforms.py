@@ -32,21 +32,25 @@ _NAMED = {
     "noise": ("GaussNoise", {"std_range": (0.01, 0.04), "p": 1.0}),
     "grey": ("ToGray", {"p": 1.0}),
 }
+TASKS = ("detection", "instance", "semantic", "panoptic", "multilabel")
 Another = Callable[[np.random.Generator], Sample]
 
 
 def build_augmentation(spec: AugmentConfig, preprocess: Preprocess, task: str = "detection") -> Augmentation:
     """The augmentation that `spec` describes, ending at the size and in the pixels that `preprocess` makes.
 
-    task: detection, instance, semantic or panoptic. ValueError when `spec` asks what the task cannot have: copy-paste
+    task: detection, instance, semantic, panoptic, or multilabel: instance masks that become one mask a class, so that
+    no visible pixel of an object may be left out. ValueError when `spec` asks what the task cannot have: copy-paste
     without masks, mixup of semantic maps.
     """
-    if task not in ("detection", "instance", "semantic", "panoptic"):
-        raise ValueError(f"build_augmentation: task {task!r}; expected detection, instance, semantic or panoptic")
-    if spec.copy_paste and task not in ("instance", "panoptic"):
+    if task not in TASKS:
+        raise ValueError(f"build_augmentation: task {task!r}; expected one of {', '.join(TASKS)}")
+    if spec.copy_paste and task not in ("instance", "panoptic", "multilabel"):
         raise ValueError(f"build_augmentation: copy_paste needs instance masks, which {task} data lack; set it to 0")
-    if spec.mixup and task in ("semantic", "panoptic"):
+    if spec.mixup and task in ("semantic", "panoptic", "multilabel"):
         raise ValueError(f"build_augmentation: mixup has no meaning for the pixel labels of {task} data; set it to 0")
+    if task == "multilabel":
+        spec = dataclasses.replace(spec, min_visible=0.0, min_side=0.0)
     return Augmentation(spec, preprocess)
 
 

@@ -12,13 +12,14 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from vision.data.layers import class_layers, has_layers
 from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
 from vision.engine.log import progress_bar
 from vision.engine.output import DistinctNames, JsonList, coco_results, output_folder, write_class_map, write_json
 from vision.engine.panoptic import PanopticFound, PanopticInference, PanopticWriter, panoptic_truth
-from vision.metrics import DetectionOptions, DetectionScore, OutlineOptions, PanopticQuality
+from vision.metrics import DetectionOptions, DetectionScore, OutlineOptions, PanopticQuality, SegmentationScore
 from vision.metrics.semantic import semantic_metrics, update_semantic
 from vision.models import VisionModel
 from vision.structures import Detections, Segmentation
@@ -107,15 +108,16 @@ def _of_task(settings: _Settings, task: str) -> _Settings:
 
 
 def _evaluate_task(model: VisionModel, dataset: Any, settings: _Settings, folder: Path | None) -> Evaluation:
-    needed = model.task if model.task in ("semantic", "instance") else "detection"
+    layered = has_layers(dataset, model.reads)
+    needed = "instance" if layered else model.task if model.task in ("semantic", "instance") else "detection"
     if needed not in dataset.tasks:
         has = ", ".join(sorted(dataset.tasks))
         raise ValueError(f"data set {dataset.name} has no {needed} annotations; it has {has}")
     panoptic = model.task == "panoptic" and "panoptic" in dataset.tasks
-    metrics = _metrics(model, settings)
+    metrics = _metrics(model, settings, layered)
     if panoptic:
         metrics["panoptic"] = PanopticQuality(dataset.classes)
-    results = _results(_inference(model, settings, panoptic), dataset, settings)
+    results = _results(_inference(model, settings, panoptic, layered), dataset, settings)
     if folder is not None:
         folder.mkdir(exist_ok=True)
     with contextlib.nullcontext() if folder is None else _Writer(folder, dataset, model.task) as writer:
@@ -130,20 +132,25 @@ def _evaluate_task(model: VisionModel, dataset: Any, settings: _Settings, folder
     return evaluation
 
 
-def _inference(model: VisionModel, settings: _Settings, panoptic: bool) -> Inference:
+def _inference(model: VisionModel, settings: _Settings, panoptic: bool, layered: bool) -> Inference:
     options: dict[str, Any] = {}
     if model.task != "semantic":
         options = {"score_threshold": LOWEST_SCORE, "max_detections": settings.max_detections}
         options["iou_threshold"] = settings.iou_threshold  # None: the model's own
     return (PanopticInference if panoptic else Inference)(
         model, device=settings.device, precision=settings.precision, tile=settings.tile, tta=settings.tta,
-        crf=settings.crf, scores=settings.analyse, **options,
+        crf=settings.crf, scores=settings.analyse or layered, **options,
     )  # fmt: skip
 
 
-def _metrics(model: VisionModel, settings: _Settings) -> dict[str, Any]:
+def _metrics(model: VisionModel, settings: _Settings, layered: bool) -> dict[str, Any]:
     if settings.boundary and model.task not in ("instance", "panoptic"):
         raise ValueError(f"evaluate: boundary AP is of instances' masks; this model's task is {model.task!r}")
+    if layered:
+        if settings.analyse:
+            raise ValueError("evaluate: analyse is of class maps; the classes of this data set's instances may overlap")
+        every = {"multi_label": True, "per_image": settings.per_image}
+        return {"semantic": SegmentationScore(model.classes, model.classes.ignore, **every)}
     if model.task == "semantic":
         return semantic_metrics(
             model.classes, model.classes.ignore, analyse=settings.analyse, per_image=settings.per_image,
@@ -167,6 +174,11 @@ def _limits(max_detections: int) -> tuple[int, ...]:
 
 
 def _update(metrics: dict[str, Any], result: Found, dataset: Any, index: int) -> None:
+    if "semantic" in metrics and "semantic" not in dataset.tasks:
+        layers = class_layers(dataset.target(index, masks=True), len(dataset.classes))
+        found = (result.scores > result.rule.threshold).long()
+        metrics["semantic"].update(found[None], torch.from_numpy(layers)[None].to(found))
+        return
     if "semantic" in metrics:
         truth = torch.from_numpy(dataset.target(index, semantic=True).semantic).to(result.labels.device)
         update_semantic(metrics, result.labels, truth.long(), result.scores)

@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 from vision.data import open_dataset
+from vision.data.layers import class_pixels, has_layers
 from vision.data.loader import Loader, build_loader
 from vision.data.resize import Preprocess
 from vision.data.transforms import build_augmentation
@@ -133,14 +134,16 @@ def _accelerator(device: torch.device) -> Any:
 def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     """Data sets, model, loader and optimiser. ValueError when they do not fit one another."""
     # the task alone is wanted: without the loss, whose class weights are made for the data set's own number of classes
-    task = build_model(config.model, 2, **{k: v for k, v in config.model_options.items() if k != "loss"}).task
+    task = build_model(config.model, 2, **{k: v for k, v in config.model_options.items() if k != "loss"}).reads
     train_dataset = _open(config.data, config.train_split, task)
     val_dataset = None if config.val_split is None else _open(config.data, config.val_split, task)
+    if task == "multilabel" and not has_layers(train_dataset, task):
+        task = "semantic"
     model = _model(config, train_dataset)
     check_channels(model)
     size = config.image_size or DEFAULT_SIZE
     model.preprocess = Preprocess(size, config.resize)  # any shape of image is welcome later
-    if task == "semantic":  # large images may be looked at in tiles later, at the scale that was learnt
+    if model.task == "semantic":  # large images may be looked at in tiles later, at the scale that was learnt
         model.preprocess = model.preprocess.learnt_from([train_dataset.size(i) for i in _some_of(train_dataset)])
     preprocess = fitting_preprocess(size, config.resize, train_dataset)
     if config.auto_batch and not config.resume:
@@ -164,7 +167,8 @@ def _open(data: str, split: str, task: str) -> Any:
     dataset = open_dataset(data, split, task=task)
     if len(dataset) == 0:
         raise ValueError(f"{data}: split {split!r} has no images; check the path and the split's list")
-    if task != "semantic" and not dataset.label_counts().any():
+    maps = task == "semantic" or (task == "multilabel" and not has_layers(dataset, task))
+    if not maps and not dataset.label_counts().any():
         raise ValueError(
             f"{data}: split {split!r} has {len(dataset)} images and no annotated object; check its annotation files"
             + ("" if split == "train" else ", or train without validation: --val-split null")
@@ -187,11 +191,7 @@ def _model(config: TrainConfig, dataset: Any) -> VisionModel:
 
 def _pixel_counts(dataset: Any) -> torch.Tensor:
     """(C,) pixels of each class in up to 500 training masks, evenly chosen."""
-    counts = torch.zeros(len(dataset.classes), dtype=torch.int64)
-    for index in _some_of(dataset):
-        labels = torch.from_numpy(dataset.target(index, semantic=True).semantic.astype("int64")).flatten()
-        counts += torch.bincount(labels[(labels >= 0) & (labels < len(counts))], minlength=len(counts))
-    return counts
+    return torch.from_numpy(sum(class_pixels(dataset, index) for index in _some_of(dataset)))
 
 
 def _some_of(dataset: Any) -> range:

@@ -114,6 +114,11 @@ class VisionModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
+    @property
+    def reads(self) -> str:
+        """The annotations that it learns from: a task of `open_dataset`."""
+        return self.task
+
     def prepare(self, images: Tensor) -> Tensor:
         """Normalised images, padded with zeros (the mean colour) on the right and bottom to a multiple of `divisor`.
 

@@ -139,6 +139,11 @@ class Segmenter(VisionModel):
         self.divisor = divisor
         self.align_corners = align_corners
 
+    @property
+    def reads(self) -> str:
+        """As of every model; "multilabel" models take instance masks, which may overlap, where there are no maps."""
+        return "multilabel" if self.mode == "multilabel" else self.task
+
     def prepare(self, images: Tensor) -> Tensor:
         """As of every model; RGB images become grey where the model has one channel."""
         if self.mean.shape[1] == 1 and images.ndim == 4 and images.shape[1] == 3:
