@@ -49,7 +49,7 @@ def drawn(folder, classes, count=40, size=(64, 96)):
 
 
 def test_the_recipes_of_the_papers_are_there():
-    assert {*PAPERS, "camvid", "camvid_deeplab", "membrane"} <= set(SEGMENTATION)
+    assert {*PAPERS, "camvid", "camvid_deeplab", "camvid_short", "membrane"} <= set(SEGMENTATION)
 
 
 @pytest.mark.parametrize("name", PAPERS)
