@@ -71,7 +71,7 @@ def read_index_mask(path: str | Path) -> np.ndarray:
 
 def read_segment_ids(path: str | Path) -> np.ndarray:
     """`ops.stored_masks.read_segment_ids`; DataError when the file is missing, unreadable or not in colours."""
-    return _mask(stored_masks.read_segment_ids, path)
+    return _mask(stored_masks.read_segment_ids, path, "convert it")
 
 
 def read_colours(path: str | Path) -> np.ndarray:
@@ -84,8 +84,10 @@ def _mask(read: Callable[[str | Path], np.ndarray], path: str | Path, advice: st
         return read(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such mask; {_MEND}") from None
+    except OSError as error:
+        raise DataError(f"{error}; {_MEND}") from None
     except ValueError as error:
-        raise DataError(f"{error}; {advice or _MEND}") from None
+        raise DataError(f"{error}; {advice}") from None
 
 
 def _content(path: str | Path) -> bytes:

@@ -147,7 +147,7 @@ def _metrics(model: VisionModel, settings: _Settings, layered: bool) -> dict[str
     if settings.boundary and model.task not in ("instance", "panoptic"):
         raise ValueError(f"evaluate: boundary AP is of instances' masks; this model's task is {model.task!r}")
     if layered:
-        if settings.analyse:
+        if settings.analyse or settings.outlines is not None:
             raise ValueError("evaluate: analyse is of class maps; the classes of this data set's instances may overlap")
         every = {"multi_label": True, "per_image": settings.per_image}
         return {"semantic": SegmentationScore(model.classes, model.classes.ignore, **every)}

@@ -1,6 +1,6 @@
 """Masks in image files as they are stored: class numbers, segment ids, colours; a palette's indices, not its colours.
 
-ValueError names the file that cannot be read or holds something else; FileNotFoundError where there is none.
+OSError names the file that cannot be read (FileNotFoundError: there is none), ValueError one that holds something else.
 """
 
 from __future__ import annotations
@@ -52,4 +52,4 @@ def _stored(path: str | Path, as_colours: bool = False) -> tuple[np.ndarray, str
     except FileNotFoundError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: a mask that cannot be read ({error})") from None
+        raise OSError(f"{path}: a mask that cannot be read ({error})") from None
