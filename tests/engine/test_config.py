@@ -132,6 +132,36 @@ def test_free_form_settings():
     assert config.loss == {"cross_entropy": 0.5}
 
 
+def test_parts_of_free_form_settings_at_any_depth(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("loss: {dice: {weight: 1.0, smooth: 0.5}}")
+    text = (
+        "--model unet --model_options.backbone_options.width 0.5 --model_options.backbone_options.levels=[2,3] "
+        "--model-options.backbone resnet18 --loss.dice.weight 1e-1 --loss.cross_entropy.class_weight [1,2] "
+        f"--config {file}"
+    )
+    config = read_config(text.split())
+    assert config.model_options == {"backbone": "resnet18", "backbone_options": {"width": 0.5, "levels": [2, 3]}}
+    assert config.loss == {"dice": {"weight": 0.1, "smooth": 0.5}, "cross_entropy": {"class_weight": [1, 2]}}
+    whole = read_config(["--model", "unet", "--model_options", "{width: 8, depth: 3}", "--model_options.depth", "2"])
+    assert whole.model_options == {"width": 8, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--loss.dice"], r"--loss\.dice: no value"),
+        (["--loss.dice", "--model", "unet"], r"--loss\.dice: no value"),
+        (["--loss.dice", "1", "--loss.dice.weight", "2"], "dice has the value 1 already"),
+        (["--loss", "ce", "--loss.dice", "1"], "'ce' and parts of it"),
+        (["--loss.dice", "{"], "not YAML"),
+    ],
+)
+def test_bad_parts_of_free_form_settings(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        read_config(["--model", "unet", *arguments])
+
+
 def test_the_average_spans_a_share_of_the_run():
     assert EmaConfig().over(1000) == (1 - 1 / 50, 50.0)  # 5 % of 1000 steps
     assert EmaConfig().over(10**7)[0] == 0.9998

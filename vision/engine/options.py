@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from vision.engine.config import TrainConfig
+from vision.engine.option_parts import take_parts, with_parts
 
 __all__ = ["config_from_dict", "read_config", "recipe_names", "settings", "train_parser"]
 
@@ -209,9 +210,9 @@ def read_config(arguments: Sequence[str]) -> TrainConfig:
     from argparse import ArgumentError
 
     parser = train_parser()
-    arguments = [_with_dashes(argument) for argument in arguments]
+    arguments, parts = take_parts(arguments, CHOICES)
     try:
-        given = parser.parse_args(arguments, defaults=False).as_dict()
+        given = parser.parse_args([_with_dashes(argument) for argument in arguments], defaults=False).as_dict()
     except ArgumentError as error:
         names = [name for name, *_ in _options(TrainConfig)]
         text = readable(error)
@@ -221,7 +222,7 @@ def read_config(arguments: Sequence[str]) -> TrainConfig:
                 text = unknown_key(key, names)
         raise ValueError(text) from None
     given.pop("config", None)  # its content is among the settings already
-    return settings(given)
+    return settings(with_parts(given, parts))
 
 
 def settings(given: dict[str, Any]) -> TrainConfig:
@@ -253,7 +254,7 @@ def _with_dashes(argument: str) -> str:
         return argument
     name, equals, value = argument.partition("=")
     parts = name.split(".")
-    free = parts[0] in ("--model_options", "--model-options", "--augment", "--loss")  # their inner keys are not ours
+    free = parts[0] == "--augment"  # its inner keys are not ours
     parts = [parts[0].replace("_", "-"), *(parts[1:] if free else [part.replace("_", "-") for part in parts[1:]])]
     return ".".join(parts) + equals + value
 
