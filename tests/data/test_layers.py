@@ -11,7 +11,7 @@ import vision
 from vision.data import open_dataset
 from vision.data.augment_config import AugmentConfig
 from vision.data.collate import collate_targets
-from vision.data.layers import class_layers, class_pixels, has_layers
+from vision.data.layers import class_layers, class_pixels, learnt_as
 from vision.data.loader import build_loader
 from vision.data.resize import Preprocess
 from vision.data.transforms import build_augmentation
@@ -55,11 +55,11 @@ def test_a_batch_of_two_sizes_ignores_its_padding():
 
 def test_class_maps_come_before_instances(tmp_path):
     coco = open_dataset(coco_folder(tmp_path / "coco"), task="multilabel")
-    assert has_layers(coco, "multilabel") and not has_layers(coco, "instance")
+    assert learnt_as(coco, "multilabel") == "multilabel" and learnt_as(coco, "instance") == "instance"
     assert coco.classes.names == ("cat", "dog")  # no background
     assert class_pixels(coco, 0).tolist() == [60, 0]  # of the dog there is a crowd alone
     maps = open_dataset(mask_folder(tmp_path / "masks", {"a": np.array([[0, 1], [1, 1]], np.uint8)}), task="multilabel")
-    assert maps.tasks == {"semantic"} and not has_layers(maps, "multilabel")
+    assert maps.tasks == {"semantic"} and learnt_as(maps, "multilabel") == "semantic"
     assert class_pixels(maps, 0).sum() == (maps.semantic(0) != 255).sum()
     generated = open_dataset("shapes:count=2", task="multilabel")
     assert generated.classes.names[0] == "background"

@@ -29,7 +29,7 @@ from typing import TextIO
 import numpy as np
 
 from vision.data.card import Card
-from vision.data.dataset import Dataset
+from vision.data.dataset import Dataset, count_labels
 from vision.data.image import image_size
 from vision.data.problem import DataError, Problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
@@ -202,8 +202,7 @@ def _mask_problems(dataset: Dataset, index: int, counts: np.ndarray) -> list[Pro
         return []
     try:
         problems = _segment_problems(dataset, index, path) if dataset.class_masks is None else []
-        labels = dataset.semantic(index)
-        counts += np.bincount(labels[(labels >= 0) & (labels < len(counts))].ravel(), minlength=len(counts))
+        counts += count_labels(dataset.semantic(index), len(counts))
         return problems
     except DataError as error:
         where = ""

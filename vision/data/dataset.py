@@ -216,8 +216,7 @@ class Dataset:
             return np.bincount(self.annotations.labels[plain], minlength=count).astype(np.int64)
         total = np.zeros(count, np.int64)
         for index in range(len(self)):
-            labels = self.semantic(index).ravel()
-            total += np.bincount(labels[(labels >= 0) & (labels < count)], minlength=count)
+            total += count_labels(self.semantic(index), count)
         return total
 
     def target_rows(self, index: int, as_written: bool = False) -> np.ndarray:
@@ -257,6 +256,11 @@ class Dataset:
 
 def _spelled(colour: int) -> str:
     return f"{colour >> 16} {colour >> 8 & 255} {colour & 255}"
+
+
+def count_labels(labels: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64: the pixels of each of the labels 0 .. count - 1; what is ignored counts nowhere."""
+    return np.bincount(labels[(labels >= 0) & (labels < count)], minlength=count)
 
 
 def as_semantic(table: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:

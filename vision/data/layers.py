@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from vision.data.dataset import count_labels
 from vision.structures import Target
 
-__all__ = ["class_layers", "class_pixels", "has_layers"]
+__all__ = ["class_layers", "class_pixels", "learnt_as"]
 
 
 def class_layers(target: Target, classes: int) -> np.ndarray:
@@ -32,11 +33,10 @@ def class_pixels(dataset: Any, index: int) -> np.ndarray:
     count = len(dataset.classes)
     if "semantic" not in dataset.tasks:
         return (class_layers(dataset.target(index, masks=True), count) == 1).sum((1, 2))
-    labels = dataset.target(index, semantic=True).semantic
-    return np.bincount(labels[(labels >= 0) & (labels < count)], minlength=count)
+    return count_labels(dataset.target(index, semantic=True).semantic, count)
 
 
-def has_layers(dataset: Any, task: str) -> bool:
-    """Whether a model that reads `task` sees the data set as `class_layers`: a multi-label one, where there are
-    instance masks and no class maps."""
-    return task == "multilabel" and "semantic" not in dataset.tasks
+def learnt_as(dataset: Any, task: str) -> str:
+    """The kind of annotations that a model which reads `task` finds in the data set: `task` itself, but "semantic" in
+    place of "multilabel" where there are class maps."""
+    return "semantic" if task == "multilabel" and "semantic" in dataset.tasks else task

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from vision.data.cache import SampleCache, affordable_cache
 from vision.data.collate import collate
-from vision.data.layers import has_layers
 from vision.data.resize import Placement, Preprocess
 from vision.data.sampler import (
     AUGMENT,
@@ -55,12 +54,12 @@ def build_loader(
     """A Loader of `dataset`: an iterable of Batches with `set_epoch`, `state_dict` and `load_state_dict`.
 
     train (default: whether there is an augmentation): shuffled, full batches, see BatchPlan; otherwise every image once
-    and in order. batch_size is per rank. task (detection, instance, semantic, panoptic, multilabel) decides whether
-    masks and semantic maps are read. sampling: uniform, repeat_factor (with `repeat_threshold`) or class_balanced.
-    steps_per_epoch: batches an epoch instead of as many as the images fill. multi_scale: each batch has a random size
-    between these two factors of the network size, a multiple of 32. cache_bytes: keep decoded images in memory up to
-    this many bytes (all workers together); default: all of them for training when they fit into a gigabyte and a
-    quarter of the free memory, else none.
+    and in order. batch_size is per rank. task (detection, instance, semantic, panoptic, or multilabel: instance masks
+    as one mask a class) decides whether masks and semantic maps are read. sampling: uniform, repeat_factor (with
+    `repeat_threshold`) or class_balanced. steps_per_epoch: batches an epoch instead of as many as the images fill.
+    multi_scale: each batch has a random size between these two factors of the network size, a multiple of 32.
+    cache_bytes: keep decoded images in memory up to this many bytes (all workers together); default: all of them for
+    training when they fit into a gigabyte and a quarter of the free memory, else none.
     """
     train = augmentation is not None if train is None else train
     if sampling not in SAMPLINGS:
@@ -73,13 +72,10 @@ def build_loader(
         len(dataset), batch_size, train=train, seed=seed, rank=rank, world=world, steps=steps_per_epoch,
         factors=factors, replace=sampling == "class_balanced", sizes=sizes,
     )  # fmt: skip
-    layers = len(dataset.classes) if has_layers(dataset, task) else 0
-    if task == "multilabel":
-        task = "instance" if layers else "semantic"
     if cache_bytes is None:
         cache_bytes = affordable_cache(dataset, semantic=task in ("semantic", "panoptic")) if train else 0
     source = SampleSource(dataset, preprocess, task, augmentation, seed, cache_bytes, with_targets)
-    return Loader(source, plan, workers, layers)
+    return Loader(source, plan, workers, layers=len(dataset.classes) if task == "multilabel" else 0)
 
 
 def _factors(dataset: Any, sampling: str, threshold: float) -> np.ndarray | None:
@@ -106,7 +102,10 @@ class SampleSource(TorchDataset):
     ):
         self.dataset, self.preprocess, self.augmentation, self.seed = dataset, preprocess, augmentation, seed
         self.with_targets = with_targets
-        self._reads = {"masks": task in ("instance", "panoptic"), "semantic": task in ("semantic", "panoptic")}
+        self._reads = {
+            "masks": task in ("instance", "panoptic", "multilabel"),
+            "semantic": task in ("semantic", "panoptic"),
+        }
         self._cache = SampleCache(dataset, cache_bytes, **self._reads) if cache_bytes else None
 
     def __len__(self) -> int:

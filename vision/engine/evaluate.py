@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from vision.data.layers import class_layers, has_layers
+from vision.data.layers import class_layers, learnt_as
 from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
@@ -108,7 +108,7 @@ def _of_task(settings: _Settings, task: str) -> _Settings:
 
 
 def _evaluate_task(model: VisionModel, dataset: Any, settings: _Settings, folder: Path | None) -> Evaluation:
-    layered = has_layers(dataset, model.reads)
+    layered = learnt_as(dataset, model.reads) == "multilabel"
     needed = "instance" if layered else model.task if model.task in ("semantic", "instance") else "detection"
     if needed not in dataset.tasks:
         has = ", ".join(sorted(dataset.tasks))

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from vision.data import open_dataset
-from vision.data.layers import class_pixels, has_layers
+from vision.data.layers import class_pixels, learnt_as
 from vision.data.loader import Loader, build_loader
 from vision.data.resize import Preprocess
 from vision.data.transforms import build_augmentation
@@ -134,11 +134,10 @@ def _accelerator(device: torch.device) -> Any:
 def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     """Data sets, model, loader and optimiser. ValueError when they do not fit one another."""
     # the task alone is wanted: without the loss, whose class weights are made for the data set's own number of classes
-    task = build_model(config.model, 2, **{k: v for k, v in config.model_options.items() if k != "loss"}).reads
-    train_dataset = _open(config.data, config.train_split, task)
-    val_dataset = None if config.val_split is None else _open(config.data, config.val_split, task)
-    if task == "multilabel" and not has_layers(train_dataset, task):
-        task = "semantic"
+    reads = build_model(config.model, 2, **{k: v for k, v in config.model_options.items() if k != "loss"}).reads
+    train_dataset = _open(config.data, config.train_split, reads)
+    val_dataset = None if config.val_split is None else _open(config.data, config.val_split, reads)
+    task = learnt_as(train_dataset, reads)
     model = _model(config, train_dataset)
     check_channels(model)
     size = config.image_size or DEFAULT_SIZE
@@ -167,8 +166,7 @@ def _open(data: str, split: str, task: str) -> Any:
     dataset = open_dataset(data, split, task=task)
     if len(dataset) == 0:
         raise ValueError(f"{data}: split {split!r} has no images; check the path and the split's list")
-    maps = task == "semantic" or (task == "multilabel" and not has_layers(dataset, task))
-    if not maps and not dataset.label_counts().any():
+    if learnt_as(dataset, task) != "semantic" and not dataset.label_counts().any():
         raise ValueError(
             f"{data}: split {split!r} has {len(dataset)} images and no annotated object; check its annotation files"
             + ("" if split == "train" else ", or train without validation: --val-split null")
