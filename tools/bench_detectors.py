@@ -8,7 +8,8 @@ batch: the same with --batch images; default: in bf16 where the processor has ma
 float32 image's time is spent outside of backbone, pyramid and heads, that is in anchors, decoding, NMS, RoIAlign and
 pasting masks; step: forward, loss, backward and optimiser with --train-batch images. The first line is pasting 100
 instance masks into a 1080p image. On a CPU, processor seconds, the best of a few rounds in which the two take turns;
-on a GPU, wall time. SSD's models run at their own size.
+on a GPU, wall time. SSD's models run at their own size. Each side has a process of its own, theirs as a program that
+imports torchvision, ours with freed memory kept, as by the command `vision`; --plain-malloc: allocated as theirs.
 
 The class scores are brought to a spread at which a few hundred boxes pass the thresholds, as in a trained model.
 """
@@ -23,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_segmenters import turns
+from sides import Jobs, add_options, race
 from torch import Tensor, nn
 
 from vision.engine.device import autocast, choose_precision
@@ -156,33 +157,16 @@ def their_prediction(model: nn.Module, images: Tensor) -> Callable[[], object]:
     return call
 
 
-def training(
-    theirs: nn.Module, ours: VisionModel, images: Tensor, precision: str
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """One step each, on the same objects: SGD on all parameters."""
-    theirs, ours = theirs.train(), ours.train()
-    targets = some_objects(images)
-    rows = [
-        {"boxes": boxes, "labels": labels + 1, "masks": masks.byte()}
-        for boxes, labels, masks in zip(targets.boxes, targets.labels, targets.masks.unflatten(0, (len(images), -1)))
-    ]
-    step = TrainStep(ours)
-    optimisers = [torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9) for model in (theirs, ours)]
+def optimised(parameters: Iterator[nn.Parameter], losses: Callable[[], dict[str, Tensor]]) -> Callable[[], None]:
+    """A training step: SGD on all parameters."""
+    optimiser = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
 
-    def finish(losses: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-        sum(losses.values()).backward()
+    def step() -> None:
+        sum(losses().values()).backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
-    def their_step() -> None:
-        finish(theirs(list(images), rows), optimisers[0])
-
-    def our_step() -> None:
-        with autocast(images.device, precision):
-            losses = step(images, targets)
-        finish(losses, optimisers[1])
-
-    return their_step, our_step
+    return step
 
 
 def some_objects(images: Tensor, count: int = 8) -> Targets:
@@ -200,45 +184,82 @@ def some_objects(images: Tensor, count: int = 8) -> Targets:
     return Targets(boxes, labels, valid, ~valid, masks, torch.arange(batch, device=images.device) * count)
 
 
-def compare(name: str, options: argparse.Namespace) -> str:
+def inputs(name: str, options: argparse.Namespace) -> Tensor:
+    size = FIXED.get(name, options.size)
+    torch.manual_seed(1)
+    return torch.rand(max(options.batch, options.train_batch), 3, size, size, device=options.device)
+
+
+def their_jobs(name: str, options: argparse.Namespace) -> Jobs:
+    device = torch.device(options.device)
+    model, _ = pair(name, FIXED.get(name, options.size), device)
+    images = inputs(name, options)
+    one, some = images[:1], images[: options.train_batch]
+    targets = some_objects(some)
+    masks = targets.masks.unflatten(0, (len(some), -1)).byte()
+    rows = [
+        {"boxes": boxes, "labels": labels + 1, "masks": masks}
+        for boxes, labels, masks in zip(targets.boxes, targets.labels, masks)
+    ]
+    predict = their_prediction(model, one)
+    step = optimised(model.parameters(), lambda: model.train()(list(some), rows))
+    batch = their_prediction(model, images[: options.batch])
+    return Jobs({"one": predict, "batch": batch, "outside": lambda: outside(predict, model, device), "step": step})
+
+
+def our_jobs(name: str, options: argparse.Namespace) -> Jobs:
     device = torch.device(options.device)
     precision = choose_precision("auto", device)
-    size = FIXED.get(name, options.size)
-    theirs, ours = pair(name, size, device)
-    images = torch.rand(max(options.batch, options.train_batch), 3, size, size, device=device)
-    plain, fast = ready_model(ours, device, "fp32"), ready_model(ours, device, precision)
-    one = images[:1]
-    calls = [their_prediction(theirs, one), prediction(plain, one, "fp32"), prediction(fast, one, precision)]
-    times = turns(calls, options.rounds, device)
-    found = len(calls[1]()[0])
-    many = images[: options.batch]
-    batch = turns([their_prediction(theirs, many), prediction(plain, many, "fp32")], options.rounds, device)
-    rest = [min(outside(call, model, device) for _ in range(options.rounds)) for call, model in
-            ((calls[0], theirs), (calls[1], plain))]  # fmt: skip
-    step = turns([*training(theirs, ours, images[: options.train_batch], precision)], options.rounds, device)
-    ratios = [times[0] / times[1], batch[0] / batch[1], times[0] / times[2], rest[0] / rest[1], step[0] / step[1]]
-    return f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} | {1000 * times[1]:.0f} | {found} |"
+    _, model = pair(name, FIXED.get(name, options.size), device)
+    images = inputs(name, options)
+    one, some = images[:1], images[: options.train_batch]
+    plain, fast = ready_model(model, device, "fp32"), ready_model(model, device, precision)
+    train_step, targets = TrainStep(model).train(), some_objects(some)
+
+    def losses() -> dict[str, Tensor]:
+        with autocast(device, precision):
+            return train_step(some, targets)
+
+    predict = prediction(plain, one, "fp32")
+    calls = {
+        "one": predict,
+        "batch": prediction(plain, images[: options.batch], "fp32"),
+        "default": prediction(fast, one, precision),
+        "outside": lambda: outside(predict, plain, device),
+        "step": optimised(model.parameters(), losses),
+    }
+    return Jobs(calls, {"found": len(predict()[0])})
 
 
-def pasting(options: argparse.Namespace) -> float:
-    """torchvision's time over ours for 100 masks of 28 x 28 in a 1080p image."""
-    from torchvision.models.detection.roi_heads import paste_masks_in_image
+def compare(name: str, options: argparse.Namespace) -> str:
+    names = [("one", "one"), ("batch", "batch"), ("one", "default"), ("outside", "outside"), ("step", "step")]
+    times, facts = race(their_jobs, our_jobs, name, options, names)
+    ratios = " | ".join(f"{theirs / ours:.2f}" for theirs, ours in times)
+    return f"| {name} | {ratios} | {1000 * times[0][1]:.0f} | {facts['found']} |"
 
-    device = torch.device(options.device)
+
+PASTED = (1080, 1920)
+
+
+def pasted(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """100 masks of 28 x 28 and their boxes in a 1080p image."""
     generator = torch.Generator().manual_seed(0)
     side = torch.rand(100, 2, generator=generator) * torch.tensor([480.0, 270.0]) + 20
     corner = torch.rand(100, 2, generator=generator) * (torch.tensor([1920.0, 1080.0]) - side)
-    boxes = torch.cat([corner, corner + side], 1).to(device)
-    masks = torch.rand(100, 28, 28, generator=generator).to(device)
-    theirs, ours = turns(
-        [
-            lambda: paste_masks_in_image(masks[:, None], boxes, (1080, 1920)) >= 0.5,
-            lambda: paste_masks(masks, boxes, (1080, 1920)),
-        ],
-        options.rounds,
-        device,
-    )
-    return theirs / ours
+    masks = torch.rand(100, 28, 28, generator=generator)
+    return masks.to(options.device), torch.cat([corner, corner + side], 1).to(options.device)
+
+
+def their_pasting(_: str, options: argparse.Namespace) -> Jobs:
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    masks, boxes = pasted(options)
+    return Jobs({"paste": lambda: paste_masks_in_image(masks[:, None], boxes, PASTED) >= 0.5})
+
+
+def our_pasting(_: str, options: argparse.Namespace) -> Jobs:
+    masks, boxes = pasted(options)
+    return Jobs({"paste": lambda: paste_masks(masks, boxes, PASTED)})
 
 
 def main() -> None:
@@ -248,12 +269,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--train-batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_options(parser)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"pasting 100 masks at 1080p: {pasting(options):.1f}", flush=True)
+    [(theirs, ours)], _ = race(their_pasting, our_pasting, "", options, [("paste", "paste")])
+    print(f"pasting 100 masks at 1080p: {theirs / ours:.1f}", flush=True)
     print("\n| model | plain | batch | default | outside | step | ms | boxes |\n|---|---|---|---|---|---|---|---|")
     for name in options.models:
         print(compare(name, options), flush=True)

@@ -2,9 +2,10 @@
 
     python tools/bench_segmenters.py [models] [jpu] [loss] [--size 256 320] [--batch 2] [--rounds 3] [--device cpu]
 
-models  inference as `vision predict` runs it (batch norms folded, channels_last), in float32 and by default (bf16 where
-        the processor has it), and a training step (theirs: float32, plain cross-entropy; ours: the default loss and
-        precision), as ratios of time: above 1 ours is faster.
+models  inference as `vision predict` runs it (batch norms folded, channels_last, freed memory kept), in float32 and by
+        default (bf16 where the processor has it), and a training step (theirs: float32, plain cross-entropy; ours: the
+        default loss and precision), as ratios of time: above 1 ours is faster. Each side has a process of its own,
+        theirs as a program that imports their library; --plain-malloc: ours allocates as that does.
 jpu     FastFCN's joint pyramid upsampling against a backbone dilated to stride 8: time and peak memory of a train step.
 loss    peak memory of Dice, Tversky, boundary and Hausdorff losses, forward and backward, 8 x 19 classes x 512 x 1024
         (smaller with --loss-scale), beside segmentation_models.pytorch's and monai's where these have them.
@@ -24,6 +25,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from sides import Jobs, add_options, race
 from torch import Tensor, nn
 
 from vision.engine.device import autocast, choose_precision
@@ -59,67 +61,71 @@ def logits_of(outputs: Tensor | dict) -> Tensor:
     return outputs["out"] if isinstance(outputs, dict) else outputs
 
 
-def turns(calls: list[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
-    """The best time of each call; on a CPU processor seconds."""
-    best = [float("inf")] * len(calls)
-    for round_number in range(rounds + 1):
-        for i, call in enumerate(calls):
-            start = time.process_time() if device.type == "cpu" else time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-                spent = time.perf_counter() - start
-            else:
-                spent = time.process_time() - start
-            if round_number:  # the first round warms up
-                best[i] = min(best[i], spent)
-    return best
-
-
 def semantic(labels: Tensor) -> Targets:
     none = labels.new_zeros(len(labels), 1)
     return Targets(none, none, none, none, semantic=labels)
 
 
-def compare(source: str, options: argparse.Namespace) -> str:
+def inputs(options: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
+    """Images in [0, 1], the same normalised, labels."""
+    torch.manual_seed(1)
+    images = torch.rand(options.batch, 3, *options.size)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    labels = torch.randint(0, CLASSES, (options.batch, *options.size))
+    return tuple(tensor.to(options.device) for tensor in (images, (images - mean) / std, labels))
+
+
+def their_jobs(source: str, options: argparse.Namespace) -> Jobs:
+    model = foreign(source).to(options.device)
+    _, normalised, labels = inputs(options)
+
+    def predict() -> None:
+        model.eval()
+        with torch.inference_mode():
+            model(normalised)
+
+    def step() -> None:
+        model.train().zero_grad()
+        F.cross_entropy(logits_of(model(normalised)), labels).backward()
+
+    return Jobs({"predict": predict, "step": step})
+
+
+def our_jobs(source: str, options: argparse.Namespace) -> Jobs:
     device = torch.device(options.device)
-    theirs = foreign(source).eval()
-    ours = load_segmentation_state(source, ClassMap.of(CLASSES), theirs.state_dict()).eval()
-    theirs, ours = theirs.to(device), ours.to(device, memory_format=torch.channels_last)
-    images = torch.rand(options.batch, 3, *options.size, device=device)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    normalised = (images - mean) / std
-    labels = torch.randint(0, CLASSES, (options.batch, *options.size), device=device)
+    precision = choose_precision("auto", device)
+    theirs = foreign(source).eval().to(device)
+    model = load_segmentation_state(source, ClassMap.of(CLASSES), theirs.state_dict()).eval()
+    model.to(device, memory_format=torch.channels_last)
+    plain, ready = ready_model(model, device, "fp32"), ready_model(model, device, precision)
+    images, normalised, labels = inputs(options)
     with torch.inference_mode():
-        plain = ready_model(ours, device, "fp32")
         expected, found = logits_of(theirs(normalised)), plain(images).logits
-        error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
-        precision = choose_precision("auto", device)
-        ready = ready_model(ours, device, precision)
+    error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+    train_step, targets = TrainStep(model).train(), semantic(labels)
 
-        def default_path() -> None:
-            with autocast(device, precision):
-                ready(images)
+    def predict_plain() -> None:
+        with torch.inference_mode():
+            plain(images)
 
-        times = turns([lambda: theirs(normalised), lambda: plain(images), default_path], options.rounds, device)
-    theirs, ours = theirs.train(), ours.train()
-    step, targets = TrainStep(ours), semantic(labels)
+    def predict() -> None:
+        with torch.inference_mode(), autocast(device, precision):
+            ready(images)
 
-    def their_step() -> None:
-        theirs.zero_grad()
-        F.cross_entropy(logits_of(theirs(normalised)), labels).backward()
-
-    def our_step() -> None:
-        ours.zero_grad()
+    def step() -> None:
+        model.zero_grad()
         with autocast(device, precision):
-            losses = step(images, targets)
+            losses = train_step(images, targets)
         sum(losses.values()).backward()
 
-    train = turns([their_step, our_step], options.rounds, device)
-    return (
-        f"{source:44s} {times[0] / times[1]:9.2f} {times[0] / times[2]:9.2f} {train[0] / train[1]:9.2f}"
-        f" {times[0] * 1000:10.0f} {error:9.1e}"
-    )
+    return Jobs({"float32": predict_plain, "default": predict, "step": step}, {"error": error})
+
+
+def compare(source: str, options: argparse.Namespace) -> str:
+    pairs = [("predict", "float32"), ("predict", "default"), ("step", "step")]
+    times, facts = race(their_jobs, our_jobs, source, options, pairs)
+    ratios = "".join(f" {theirs / ours:9.2f}" for theirs, ours in times)
+    return f"{source:44s}{ratios} {times[0][0] * 1000:10.0f} {times[0][1] * 1000:9.0f} {facts['error']:9.1e}"
 
 
 def peak_of(task: Callable[..., None], *arguments: object, device: str) -> tuple[float, float]:
@@ -194,17 +200,16 @@ def main() -> None:
     )
     parser.add_argument("--size", nargs=2, type=int, default=(256, 320))
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loss-scale", type=int, default=1, help="divides height and width of the loss's logits")
     parser.add_argument("--losses", nargs="+", default=tuple(LOSSES), choices=tuple(LOSSES))
-    parser.add_argument("--device", default="cpu")
+    add_options(parser)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     parts = options.parts or ["models", "jpu", "loss"]
     if "models" in parts:
-        print(
-            f"{'theirs / ours, above 1: ours is faster':44s} {'float32':>9s} {'default':>9s} {'training':>9s}", end=""
-        )
-        print(f" {'theirs, ms':>10s} {'error':>9s}")
+        heads = ("float32", "default", "training")
+        print(f"{'theirs / ours, above 1: ours is faster':44s}" + "".join(f" {head:>9s}" for head in heads), end="")
+        print(f" {'theirs, ms':>10s} {'ours, ms':>9s} {'error':>9s}")
         for source in options.sources:
             print(compare(source, options), flush=True)
     if "jpu" in parts:

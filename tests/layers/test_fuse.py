@@ -78,18 +78,23 @@ def test_convolutions_that_something_else_follows_stay_alone():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_laid_out_for_one_size_serve_all(dtype):
+def test_weights_are_laid_out_for_shapes_that_come_again(dtype):
     skip_unless_fused(dtype)
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 32, 3, padding=1).to(dtype).requires_grad_(False)
     fused = FusedConv2d(conv, nn.ReLU())
     tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    shapes = [(1, 16, 7, 9), (3, 16, 80, 61), (1, 16, 1, 1)]
     with torch.inference_mode():
-        for shape in ((1, 16, 7, 9), (3, 16, 80, 61), (1, 16, 1, 1)):
+        for shape in 3 * shapes:
             x = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last)
             torch.testing.assert_close(fused(x), conv(x).relu(), rtol=tolerance, atol=tolerance)
-        fused.double()  # weights of another precision are laid out anew
-        assert fused._packed is None
+        assert list(fused._layouts) == shapes and None not in fused._layouts.values()
+        for side in range(2, 2 + fused.kept):  # others push them out, and come once only
+            fused(torch.randn(1, 16, side, side, dtype=dtype))
+        assert len(fused._layouts) == fused.kept and set(fused._layouts.values()) == {None}
+        fused.double()
+        assert not fused._layouts  # they were of another precision
 
 
 def test_pairs_behind_folded_norms_are_found():

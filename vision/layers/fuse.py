@@ -40,9 +40,13 @@ class _Fused(nn.Conv2d):
     precision is that of its weights. PyTorch's compiler uses the same operator; called by itself, it costs no
     compilation.
 
-    The weights are laid out for the processor once, at the first call, and not at every one: on small maps half the
-    time. A second copy of them is the price.
+    Which layout of the weights is fastest depends on the input's shape, and oneDNN makes it anew at every call, which
+    is half the time on small maps; so it is kept for shapes that come again, the last few of them. (One kept for
+    another shape is worse than none: to turn one layout into another takes up to a hundred times as long.) Copies of
+    the weights are the price.
     """
+
+    kept = 8  # shapes; a head that levels of a pyramid share sees five in turn
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__(
@@ -51,18 +55,25 @@ class _Fused(nn.Conv2d):
         )  # fmt: skip
         self.weight, self.bias = conv.weight, conv.bias
         self.activation = activation
-        self._packed: Tensor | None = None
+        self._layouts: dict[torch.Size, Tensor | None] = {}  # by shape of the input; None: it was there once
 
     def _weights(self, x: Tensor) -> tuple[Any, ...]:
         """Weight, bias, padding, stride, dilation and groups, as the operators want them; x is the first input."""
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        if self._packed is None:
+        if x.shape not in self._layouts:
+            if len(self._layouts) == self.kept:
+                del self._layouts[next(iter(self._layouts))]
+            self._layouts[x.shape] = None
+            return self.weight, self.bias, *geometry
+        weight = self._layouts[x.shape]
+        if weight is None:
             plain = self.weight.detach().to_mkldnn()
-            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *geometry, list(x.shape))
-        return self._packed, self.bias, *geometry
+            weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *geometry, list(x.shape))
+            self._layouts[x.shape] = weight
+        return weight, self.bias, *geometry
 
     def _apply(self, *arguments: Any, **keywords: Any) -> _Fused:
-        self._packed = None  # of another precision
+        self._layouts = {}  # of another precision
         return super()._apply(*arguments, **keywords)
 
 
