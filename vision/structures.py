@@ -274,3 +274,13 @@ class Segmentation(_TensorData):
     labels: Tensor
     scores: Tensor | None = None
     rule: LabelRule = LabelRule()
+
+    @property
+    def layers(self) -> Tensor:
+        """(C, H, W) bool: where each class by itself is above the threshold, so that they may overlap.
+
+        ValueError without scores, and where the classes of a pixel exclude each other.
+        """
+        if self.scores is None or self.rule.threshold is None:
+            raise ValueError("layers: expected the scores of a multi-label segmentation (predict with scores=True)")
+        return self.scores > self.rule.threshold

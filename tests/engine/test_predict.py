@@ -143,6 +143,25 @@ def test_class_maps(folder):
     assert (labels[:, :64] == 0).all() and (labels[:, 64:] == 1).all()
 
 
+def test_each_class_of_a_multi_label_model_has_its_own_mask(tmp_path):
+    model = build_model("unet", ["car/van", "wheel"], depth=1, width=4, mode="multilabel")
+    model.preprocess = Preprocess((32, 32), "keep")
+    logits = torch.tensor([1.0, 2.0])[:, None, None]  # both are everywhere, the second is likelier
+    model.head.forward = lambda features: logits.expand(len(features[0]), 2, 8, 8)
+    cv2.imwrite(str(tmp_path / "a.png"), picture((20, 30)))
+    predict_to_folder(model, tmp_path / "a.png", tmp_path / "out", progress=False)
+    for name in ("car_van", "wheel"):
+        layer = cv2.imread(str(tmp_path / "out" / "layers" / "a" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert layer.shape == (20, 30) and (layer == 255).all()
+    assert (cv2.imread(str(tmp_path / "out" / "masks" / "a.png"), cv2.IMREAD_UNCHANGED) == 1).all()
+    assert not (tmp_path / "out" / "scores").exists()
+    (found,) = predict(model, picture())
+    assert found.segmentation.layers.all()
+    (single,) = predict(Halves(), picture(), scores=True)
+    with pytest.raises(ValueError, match="multi-label"):
+        _ = single.segmentation.layers
+
+
 def test_score_maps_on_request(folder):
     predict_to_folder(Halves(), folder / "in" / "a.png", folder / "out", progress=False, scores=True)
     scores = np.load(folder / "out" / "scores" / "a.npy")

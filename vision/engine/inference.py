@@ -93,6 +93,7 @@ class Inference:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.classes, self.task, self.preprocess = model.classes, model.task, preprocess_of(model)
+        self.multilabel = model.reads == "multilabel"
         self.model = ready_model(model, self.device, self.precision, fold=fold)
         if tile:
             self.preprocess = self.preprocess.for_tiles()

@@ -18,7 +18,10 @@ from torch import Tensor
 from vision.engine.files import write_text
 from vision.structures import ClassMap, Detections
 
-__all__ = ["DistinctNames", "JsonList", "coco_results", "output_folder", "write_class_map", "write_image", "write_json"]
+__all__ = [
+    "DistinctNames", "JsonList", "coco_results", "output_folder", "write_class_map", "write_image", "write_json",
+    "write_layers",
+]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -76,6 +79,15 @@ def write_class_map(path: Path, labels: Tensor, classes: ClassMap) -> None:
     16 bits, where it is 65535."""
     numbers = labels.cpu().numpy()
     write_image(path, numbers.astype(np.uint8 if len(classes) <= 255 else np.uint16))
+
+
+def write_layers(folder: Path, layers: Tensor, classes: ClassMap) -> None:
+    """Writes layers (C, H, W) bool as `folder`/CLASS.png, 255 where the class is and 0 elsewhere; in file names what
+    is no letter, digit, dot, dash or space becomes an underscore."""
+    distinct = DistinctNames()
+    for name, layer in zip(classes.names, layers.cpu().numpy()):
+        safe = "".join(letter if letter.isalnum() or letter in "-. " else "_" for letter in name)
+        write_image(folder / distinct(f"{safe}.png"), layer.astype(np.uint8) * 255)
 
 
 class JsonList:

@@ -72,7 +72,8 @@ def predict(
     """Yields a Prediction for every image and every frame of `sources`, one at a time: memory does not grow.
 
     `sources`: an image, a folder, a glob, a video, a camera number, the URL of a stream, an RGB array, or a list of
-    these. The images are prepared as in the model's training. `scores`: a segmentation has its class probabilities too.
+    these. The images are prepared as in the model's training. `scores`: a segmentation has its class probabilities too,
+    as that of a multi-label model always has (`Segmentation.layers`: the pixels of each class).
     ValueError names a source that is missing or cannot be decoded.
     """
     inference = _inference(
@@ -105,6 +106,7 @@ def _inference(
         raise ValueError(f"scores: maps of class scores are of semantic segmentation; this is {model.task}")
     decoding = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
     if model.task == "semantic":
+        options["scores"] = options.get("scores") or model.reads == "multilabel"  # its labels say but half of it
         return Inference(model, **options)
     kind = Inference
     if model.task == "panoptic":
@@ -148,8 +150,9 @@ def predict_to_folder(
 
     Annotated pictures keep their names, videos their frame rate and size. Detections also go to predictions.json
     (COCO's results format plus `file_name` and `frame`), of single images the class maps to masks/NAME.png (see
-    `write_class_map`), panoptic ones to panoptic.json and panoptic/NAME.png and, with `scores`, class probabilities
-    (C, H, W) in half precision to scores/NAME.npy; ValueError where there is a video then.
+    `write_class_map`), of multi-label models each class to layers/NAME/CLASS.png too, panoptic ones to panoptic.json
+    and panoptic/NAME.png and, with `scores`, class probabilities (C, H, W) in half precision to scores/NAME.npy;
+    ValueError where there is a video then.
     `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
     """
     found = find_sources(sources)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vision.engine.inference import Inference
-from vision.engine.output import JsonList, coco_results, write_class_map
+from vision.engine.output import JsonList, coco_results, write_class_map, write_layers
 from vision.engine.panoptic import PanopticInference, PanopticWriter
 from vision.structures import ClassMap
 
@@ -19,11 +19,12 @@ __all__ = ["PredictionFiles"]
 
 
 class PredictionFiles:
-    """predictions.json of detections; of single images masks/NAME.png, or panoptic.json and panoptic/NAME.png, and
-    scores/NAME.npy where they are asked for."""
+    """predictions.json of detections; of single images masks/NAME.png, or panoptic.json and panoptic/NAME.png, of
+    multi-label models layers/NAME/CLASS.png, and scores/NAME.npy where they are asked for."""
 
     def __init__(self, folder: Path, inference: Inference, scores: bool):
         self.masks = folder / "masks"
+        self.layers = folder / "layers" if inference.multilabel else None
         self.scores = folder / "scores" if scores else None
         self.list = None if inference.task == "semantic" else JsonList(folder / "predictions.json")
         self.names = _Names(inference.classes)
@@ -45,6 +46,8 @@ class PredictionFiles:
         elif prediction.segmentation is not None:
             path = (self.masks / name).with_suffix(".png")
             write_class_map(path, prediction.segmentation.labels, prediction.classes)
+            if self.layers is not None:
+                write_layers((self.layers / name).with_suffix(""), prediction.segmentation.layers, prediction.classes)
         if self.scores is not None:
             path = (self.scores / name).with_suffix(".npy")
             path.parent.mkdir(parents=True, exist_ok=True)
