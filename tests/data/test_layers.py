@@ -82,6 +82,23 @@ def test_what_a_crop_leaves_of_an_object_stays_in_its_layer(tmp_path):
         build_augmentation(AugmentConfig(mixup=0.5), preprocess, "multilabel")
 
 
+@pytest.mark.parametrize("augmented", [False, True])
+def test_what_is_filled_up_inside_an_image_is_ignored(tmp_path, augmented):
+    dataset = open_dataset(coco_folder(tmp_path), task="multilabel")
+    preprocess = Preprocess((64, 64), "letterbox")
+    spec = AugmentConfig(**{**PLAIN, "scale": (0.5, 0.5), "brightness": 0.0, "contrast": 0.0})
+    loader = build_loader(
+        dataset, preprocess=preprocess, batch_size=2, task="multilabel",
+        augmentation=build_augmentation(spec, preprocess, "multilabel") if augmented else None,
+    )  # fmt: skip
+    (batch,) = loader
+    filled = (batch.images == preprocess.pad).all(1)  # grey, as no pixel of the data is
+    ignored = batch.targets.semantic == 255
+    assert filled.float().mean() > 0.2
+    assert (ignored[:, 0] | ~filled).all()  # no crowd of cats is there
+    assert not (ignored[:, 0] & ~filled).sum() > 0.02 * filled.sum()  # but at the edge, where pixels are blended
+
+
 def overlapping(root, split, count=8):
     """Images of 32x48 with a red rectangle and a blue one over one another; the overlap has both colours."""
     random = np.random.default_rng(len(split))

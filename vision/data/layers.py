@@ -15,7 +15,8 @@ __all__ = ["class_layers", "class_pixels", "learnt_as"]
 def class_layers(target: Target, classes: int) -> np.ndarray:
     """(classes, H, W): 1 where an object of the class lies, the ignored label where nothing but a crowd of it does.
 
-    uint8 with 255 = ignore, over 255 classes int16 with -1, as `ClassMap.ignore`. `target` needs its masks.
+    uint8 with 255 = ignore, over 255 classes int16 with -1, as `ClassMap.ignore`. `target` needs its masks; where it
+    has a semantic map too, its 255 is a part that nothing is known of (padding).
     """
     ignore, kind = (255, np.uint8) if classes <= 255 else (-1, np.int16)
     layers = np.zeros((classes, *target.size), kind)
@@ -25,6 +26,8 @@ def class_layers(target: Target, classes: int) -> np.ndarray:
             layer[mask & (layer == 0)] = ignore
         else:
             layer[mask] = 1
+    if target.semantic is not None:
+        layers[:, target.semantic == 255] = ignore
     return layers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -106,14 +107,20 @@ class SampleSource(TorchDataset):
             "masks": task in ("instance", "panoptic", "multilabel"),
             "semantic": task in ("semantic", "panoptic"),
         }
+        self._layers = task == "multilabel"
         self._cache = SampleCache(dataset, cache_bytes, **self._reads) if cache_bytes else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, index: int) -> Sample:
-        """The sample as it is in the files."""
-        return self._cache.sample(index) if self._cache else self.dataset.sample(index, **self._reads)
+        """The sample as it is in the files; for masks that become layers with an empty map, in which augmentations
+        mark what they fill up as "ignore"."""
+        sample = self._cache.sample(index) if self._cache else self.dataset.sample(index, **self._reads)
+        if not self._layers:
+            return sample
+        empty = np.zeros(sample.target.size, np.uint8)
+        return dataclasses.replace(sample, target=dataclasses.replace(sample.target, semantic=empty))
 
     def __getitem__(self, draw: Draw) -> tuple[Sample, Placement] | Exception:
         try:
