@@ -138,8 +138,9 @@ def test_what_is_left_out_or_kept_with_a_warning(tmp_path):
     ]
     dataset = open_dataset(coco_folder(tmp_path, content))
     assert [(p.severity, p.where) for p in dataset.problems] == [
-        ("warning", f"annotation {k}") for k in (11, 17, 13, 14, 15, 18)
+        ("warning", f"annotation {k}") for k in (11, 17, 13, 14, 15, 18, 15)
     ]
+    assert dataset.problems[-1].value == "no mask, as 2 of 7 objects"  # 15 and 16; 13 and 14 are left out anyway
     assert dataset.annotation_ids(0).tolist() == [11, 12, 15, 16, 11, 18, 17]
     assert dataset.target(0).boxes[2].tolist() == [25, 3, 30, 8]
     assert dataset.target(0).boxes[3].tolist() == [25, 3, 30, 8]

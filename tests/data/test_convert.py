@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from layouts import coco_content, coco_folder, mask_folder, save_image, voc_folder, yolo_folder
+from PIL import Image
 from test_coco import panoptic_folder
 from test_voc import segmentation  # noqa: F401 (a fixture)
 
@@ -280,3 +281,89 @@ def test_coco256_masks_survive_every_format(real_data, tmp_path):
             target = target if to == "coco" else target.select(~target.crowd)
             np.testing.assert_array_equal(target.masks, other.masks)
             assert target.labels.tolist() == other.labels.tolist()
+
+
+def test_masks_that_not_all_objects_have_are_counted(tmp_path):
+    content = coco_content()
+    content["annotations"].append(content["annotations"][0] | {"id": 30, "segmentation": []})
+    source = coco_folder(tmp_path / "source", content)
+    assert dict(convert(source, tmp_path / "new", "coco").losses) == {"instance mask, as other objects have none": 2}
+    degenerate = content["annotations"][0] | {"id": 30, "bbox": [4, 5, 0, 0], "segmentation": []}
+    content["annotations"][-1] = degenerate  # left out: the others have their masks
+    source = coco_folder(tmp_path / "again", content)
+    assert "instance" in open_dataset(source).tasks
+    convert(source, tmp_path / "kept", "coco")
+    assert "instance" in open_dataset(tmp_path / "kept").tasks
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_splits_of_different_classes_are_refused_where_there_is_one_list(tmp_path, to):
+    coco_folder(tmp_path / "source")
+    content = coco_content()
+    content["categories"] = [{"id": 3, "name": "cat"}]
+    content["annotations"] = content["annotations"][:1]
+    coco_folder(tmp_path / "source", content, "val")
+    with pytest.raises(DataError, match=r"classes of val \(cat\) are not those of train \(cat, dog\)"):
+        convert(tmp_path / "source", tmp_path / "new", to)
+    assert convert(tmp_path / "source", tmp_path / "coco", "coco").splits == {"train": (2, 2), "val": (2, 1)}
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc", "masks"])
+def test_images_of_the_same_stem_keep_their_annotations_apart(tmp_path, to):
+    content = coco_content()
+    content["images"][1]["file_name"] = "a.jpg"
+    content["annotations"][1] |= {"image_id": 9, "iscrowd": 0}
+    source = coco_folder(tmp_path / "source", content)
+    convert(source, tmp_path / "new", to)
+    theirs = open_dataset(tmp_path / "new")
+    assert sorted(theirs.image_path(i).name for i in range(2)) == ["a.png", "a_2.jpg"]
+    places = {theirs.image_path(i).name: i for i in range(2)}
+    if to == "masks":
+        assert [(theirs.semantic(places[name]) > 0).sum() for name in ("a.png", "a_2.jpg")] == [60, 4]
+    else:
+        assert theirs.target(places["a.png"]).boxes.round().tolist() == [[4, 5, 14, 11]]
+        assert theirs.target(places["a_2.jpg"]).boxes.round().tolist() == [[2, 5, 4, 7]]
+
+
+def test_names_with_spaces_survive_voc(tmp_path):
+    content = coco_content()
+    content["images"][0]["file_name"] = "my photo 1.jpg"
+    content["annotations"] = content["annotations"][:1]
+    source = coco_folder(tmp_path / "source", content)
+    convert(source, tmp_path / "new", "voc", task="detection")
+    same(open_dataset(source), open_dataset(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("to", ["yolo", "coco", "voc", "masks"])
+def test_images_that_are_annotated_as_stored_lose_their_orientation(tmp_path, to, suffix):
+    content = coco_content()
+    content["images"][0] |= {"file_name": f"a.{suffix}", "height": 40, "width": 60}
+    ring = [[30, 2, 50, 2, 50, 12, 30, 12]]
+    content["annotations"] = [content["annotations"][0] | {"bbox": [30, 2, 20, 10], "segmentation": ring}]
+    source = coco_folder(tmp_path / "source", content)
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[2:12, 30:50, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "source" / "images" / "train" / f"a.{suffix}", exif=exif, quality=95)
+    assert open_dataset(source).image(0).shape == (40, 60, 3)
+    convert(source, tmp_path / "new", to)
+    theirs = open_dataset(tmp_path / "new")
+    image = theirs.image(0)
+    seen = theirs.semantic(0) > 0 if to == "masks" else np.zeros((40, 60), bool)
+    if to != "masks":
+        left, top, right, bottom = theirs.target(0).boxes[0].round().astype(int)
+        seen[top:bottom, left:right] = True
+    assert image.shape == (40, 60, 3) and seen.sum() == 200
+    assert image[seen][:, 0].mean() > 220 and image[~seen].mean() < 10  # JPEG blurs colours
+
+
+def test_a_mask_without_a_pixel_becomes_its_box_in_yolo(tmp_path):
+    content = coco_content()
+    rings = [[4.1, 5.1, 4.3, 5.1, 4.3, 5.3], [7.1, 5.1, 7.3, 5.1, 7.3, 5.3]]
+    content["annotations"] = [content["annotations"][0] | {"bbox": [4.1, 5.1, 3.2, 0.2], "segmentation": rings}]
+    report = convert(coco_folder(tmp_path / "source", content), tmp_path / "new", "yolo")
+    assert report.losses["mask without a pixel: written as its box"] == 1
+    np.testing.assert_allclose(open_dataset(tmp_path / "new").target(0).boxes, [[4.1, 5.1, 7.3, 5.3]], atol=1e-4)

@@ -35,13 +35,15 @@ def test_packed_texts_have_an_end():
 def test_polygons_come_back_to_the_last_bit(objects, thirds):
     # two decimals, as COCO writes them, are kept as integers: k / 100 is the double that "k/100" parses to
     objects = [[np.array(ring) / (3.0 if thirds else 100.0) for ring in rings] for rings in objects]
-    builder = AnnotationsBuilder(lambda image, place: (image, ""))
+    builder = AnnotationsBuilder(lambda image, place: (image, str(place)))
     builder.add_image("a.jpg", "a", (100, 100))
     for place, rings in enumerate(objects):
         builder.add_object((0, 0, 9, 9), 0, place, segment=rings or None)
     annotations = builder.finish()
     assert thirds or annotations.coordinates.dtype == np.int32
-    assert annotations.all_segmented == (len(objects) > 0 and all(objects))
+    assert ("instance" in annotations.tasks) == (len(objects) > 0 and all(objects))
+    lacking = [str(place) for place, rings in enumerate(objects) if not rings]
+    assert [problem.where for problem in builder.problems] == (lacking[:1] if any(objects) else [])
     for row, rings in enumerate(objects):
         for ring, again in zip(rings, annotations.segment(row) or [], strict=True):
             np.testing.assert_array_equal(ring, again)

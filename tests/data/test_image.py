@@ -38,7 +38,7 @@ def test_16_bits_keep_their_upper_8(tmp_path):
     [(1, lambda a: a), (2, np.fliplr), (3, lambda a: a[::-1, ::-1]), (4, np.flipud), (5, lambda a: a.swapaxes(0, 1)),
      (6, lambda a: np.rot90(a, -1)), (7, lambda a: a[::-1, ::-1].swapaxes(0, 1)), (8, lambda a: np.rot90(a))],
 )  # fmt: skip
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_exif_orientation_is_applied(tmp_path, orientation, turn, suffix):
     pixels = np.kron(np.random.default_rng(1).integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     exif = Image.Exif()
@@ -48,7 +48,8 @@ def test_exif_orientation_is_applied(tmp_path, orientation, turn, suffix):
     image = read_image(path)
     assert image.shape[:2] == image_size(path) == turn(pixels).shape[:2]
     assert np.abs(image.astype(int) - turn(pixels)).mean() < 12  # JPEG blurs the colours of neighbours
-    assert read_image(path, upright=False).shape == pixels.shape
+    if suffix != "tif":  # which OpenCV turns in any case
+        assert read_image(path, upright=False).shape == pixels.shape
     assert image_size(path, upright=False) == pixels.shape[:2]
 
 

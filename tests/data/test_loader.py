@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from drawn import DrawnDataset
+from test_coco import panoptic_folder
 
+from vision.data import open_dataset
 from vision.data.cache import SampleCache, affordable_cache
 from vision.data.loader import build_loader
 from vision.data.resize import Preprocess
@@ -141,12 +143,27 @@ def test_combining_can_be_switched_off_for_an_epoch():
 @pytest.mark.parametrize("sampling", ["repeat_factor", "class_balanced"])
 def test_sampling_prefers_rare_classes(sampling):
     dataset = DrawnDataset(12)
-    dataset.image_labels = lambda i: np.array([1]) if i == 5 else np.array([0])
+    dataset.image_labels = lambda i, **_: np.array([1]) if i == 5 else np.array([0])
     loader = training_loader(dataset, sampling=sampling, repeat_threshold=0.5, steps_per_epoch=60)
     names = [draw.index for batch in loader.plan for draw in batch]
     # 1 of 12 images: sqrt(0.5 * 12) = 2.45 times as often; half of all draws when classes are balanced
     expected = {"repeat_factor": 240 * 2.45 / 13.45, "class_balanced": 120}[sampling]
     assert names.count(5) == pytest.approx(expected, rel=0.25)
+
+
+def test_stuff_counts_where_pixels_are_learnt(tmp_path):
+    dataset = open_dataset(panoptic_folder(tmp_path), task="panoptic")
+    stuff = [label for label, thing in enumerate(dataset.classes.things) if not thing]
+    assert not set(stuff) & set(dataset.image_labels(0))
+    assert set(stuff) & set(dataset.image_labels(0, semantic=True))
+    asked = []
+    dataset.image_labels = lambda index, *, semantic: asked.append(semantic) or np.array([0])
+    for task in ("semantic", "panoptic", "instance"):
+        build_loader(
+            dataset, preprocess=Preprocess(64), batch_size=1, task=task, train=True, sampling="repeat_factor",
+            cache_bytes=0,
+        )  # fmt: skip
+    assert asked == [True] * 2 * len(dataset) + [False] * len(dataset)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -87,7 +87,7 @@ def test_more_than_255_classes_are_int32_with_minus_1(tmp_path):
 
 def test_a_value_out_of_range_is_named(tmp_path):
     dataset = open_dataset(mask_folder(tmp_path, {"a": mask(0, 1, 3)}, ["x", "y", "z"]))
-    with pytest.raises(DataError, match=r"a\.png: mask value 3; expected 0, 1, 2, 255"):
+    with pytest.raises(DataError, match=r"a\.png: mask value 3; expected 0 to 2, 255"):
         dataset.target(0, semantic=True)
     dataset.target(0)  # nobody asked for the mask
 
@@ -183,3 +183,12 @@ def test_a_colour_without_a_class_is_named_and_checked(tmp_path):
 def test_a_card_with_wrong_colours_is_refused(tmp_path, old, new, message):
     with pytest.raises(DataError, match=message):
         open_dataset(painted(tmp_path, [[0, 0, 0]], COLOURS.replace(old, new)))
+
+
+@pytest.mark.parametrize("names", [None, ["good", "defect"]])
+def test_a_foreground_of_255_that_is_rare_is_found(tmp_path, names):
+    masks = {f"{number:03}": mask(0, 0, 255 if number in (41, 71) else 0) for number in range(100)}
+    dataset = open_dataset(mask_folder(tmp_path, masks, names))
+    assert len(dataset.classes) == 2
+    assert dataset.semantic(41)[0, :3].tolist() == [0, 0, 1]
+    assert dataset.semantic(40).max() == 0

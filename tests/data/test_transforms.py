@@ -225,6 +225,16 @@ def test_extra_transforms_keep_everything_aligned(name, seed):
         assert (results[0].target.semantic == 255).any()
 
 
+def test_extra_transforms_keep_what_little_is_seen_of_a_crowd():
+    boxes = np.array([[0, 0, 64, 10], [0, 0, 32, 10], [0, 20, 64, 40]], np.float32)
+    target = Target(boxes, np.array([0, 1, 2]), crowd=np.array([True, False, False]), size=(64, 64))
+    extra = ({"name": "Affine", "translate_px": {"x": 0, "y": -9}, "p": 1.0},)
+    augmentation = build_augmentation(AugmentConfig(extra=extra), Preprocess(64, "keep"))
+    found = augmentation(Sample(np.zeros((64, 64, 3), np.uint8), target), np.random.default_rng(0)).target
+    rows = sorted(zip(found.labels.tolist(), found.crowd.tolist(), found.boxes.round().tolist()))
+    assert rows == [(0, True, [0, 0, 64, 1]), (2, False, [0, 11, 64, 31])]
+
+
 @pytest.mark.parametrize("task", ["detection", "instance", "semantic", "panoptic"])
 def test_defaults_fit_their_task(task):
     augmentation = build_augmentation(default_augmentation(task), Preprocess(48), task)

@@ -6,6 +6,7 @@ from layouts import save_image, voc_folder, voc_xml
 from PIL import Image
 
 from vision.data import DataError, open_dataset
+from vision.data.check import check_dataset
 from vision.data.voc import VOC_CLASSES
 
 
@@ -127,6 +128,16 @@ def test_object_masks(segmentation):
     assert [dataset.classes.names[label] for label in target.labels] == ["dog", "dog"]
     assert target.area.tolist() == [36, 36]
     np.testing.assert_array_equal(target.masks.any(0), classes == 12)
+
+
+def test_an_object_mask_without_a_class_is_an_error(segmentation):
+    root, classes = segmentation
+    classes = np.where(np.arange(classes.shape[1]) >= 9, np.where(classes == 12, 25, 0), classes)  # the second object
+    Image.fromarray(classes.astype(np.uint8)).save(root / "SegmentationClass" / "a.png")
+    with pytest.raises(DataError, match="object 2: class value 25"):
+        open_dataset(root, task="instance")
+    problems = [problem for problem in check_dataset(root) if problem.where == "object 2"]
+    assert [problem.severity for problem in problems] == ["error"]
 
 
 def test_a_split_without_the_task(tmp_path):

@@ -1,5 +1,7 @@
 """YOLO text files: boxes, polygons, label paths, list files, and lines that are wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from layouts import save_image, yolo_folder
@@ -72,6 +74,18 @@ def test_a_label_file_without_an_image_is_named(tmp_path):
     (tmp_path / "labels" / "train" / "gone.txt").write_text("0 0.5 0.5 0.2 0.2")
     (problem,) = open_dataset(path).problems
     assert (problem.severity, problem.file.endswith("gone.txt")) == ("warning", True)
+
+
+def test_label_files_of_other_splits_in_the_same_folder_are_no_orphans(tmp_path):
+    path = yolo_folder(tmp_path, dict.fromkeys("abc", "0 0.5 0.5 0.2 0.2"), split="")
+    for split, names in (("train", "ab"), ("val", "c")):
+        (tmp_path / f"{split}.txt").write_text("".join(f"./images/{name}.png\n" for name in names))
+    path.write_text("path: .\ntrain: train.txt\nval: val.txt\nnames: [cat, dog]\n")
+    (tmp_path / "labels" / "gone.txt").write_text("0 0.5 0.5 0.2 0.2")
+    for split, count in (("train", 2), ("val", 1)):
+        dataset = open_dataset(path, split)
+        assert len(dataset) == count
+        assert [Path(problem.file).name for problem in dataset.problems] == ["gone.txt"]
 
 
 @pytest.mark.parametrize(

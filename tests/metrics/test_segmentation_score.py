@@ -146,6 +146,16 @@ def test_per_image_by_hand():
     assert SegmentationScore(2, per_image=True).compute().to_dict()["mIoU"] is None
 
 
+def test_an_image_without_the_class_is_not_left_out():
+    score = SegmentationScore(1, multi_label=True, per_image=True)
+    truth = torch.zeros(2, 8, 8, dtype=torch.long)
+    truth[0, :2] = 1
+    score.update(torch.zeros_like(truth), truth)  # the second: no IoU, but 64 pixels that are right
+    figures = score.compute().to_dict()
+    assert figures["images_left_out"] == 0
+    assert figures["pixel_accuracy"] == (0.75 + 1) / 2
+
+
 def test_per_image_means_count_the_images_they_leave_out():
     score = SegmentationScore(2, per_image=True)
     score.update(torch.zeros(3, 1, 2).long(), torch.tensor([[[0, 0]], [[255, 255]], [[255, 0]]]))

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vision.metrics import SurfaceDistance, boundary_iou, surface_figures
+from vision.metrics import RandScore, SurfaceDistance, boundary_iou, surface_figures
 from vision.metrics import surface as surface_module
 from vision.metrics.boundary import boundary_band, boundary_width
+from vision.metrics.confusion import is_ignored
 from vision.metrics.label_outlines import label_band, label_outline
 from vision.metrics.surface import mask_outline, outline_distances, percentile
 
@@ -238,3 +239,14 @@ def test_ignored_pixels_and_merge():
         metric.merge(SurfaceDistance(1, share=50))
     with pytest.raises(ValueError, match="expected"):
         metric.update(predicted, truth[0])
+
+
+@pytest.mark.parametrize("build", [lambda: SurfaceDistance(256, ignore=-1), lambda: RandScore(256, ignore=-1)])
+def test_minus_one_ignores_nothing_in_bytes(build):
+    truth, predicted = torch.zeros(2, 1, 12, 12, dtype=torch.uint8).unbind(0)
+    truth[:, 2:5, 2:5], predicted[:, 8:11, 8:11] = 255, 255
+    bytes_, integers = build(), build()
+    bytes_.update(predicted, truth)
+    integers.update(predicted.long(), truth.long())
+    assert bytes_.compute().to_dict() == integers.compute().to_dict()
+    assert not is_ignored(truth, -1).any() and is_ignored(truth, 255).sum() == 9

@@ -123,7 +123,9 @@ def _views(card: Card, split: str) -> list[str | None]:
     if card.format == "coco" and {"annotations", "panoptic"} <= keys:
         return [None, "panoptic"]
     if card.format == "voc":
-        return [task for task, key in (("detection", "list"), ("semantic", "segmentation_list")) if key in keys]
+        views = [task for task, key in (("detection", "list"), ("semantic", "segmentation_list")) if key in keys]
+        objects = "semantic" in views and (card.root / "SegmentationObject").is_dir()
+        return [*views, "instance"] if objects else views
     return [None]
 
 

@@ -125,7 +125,7 @@ class _InstancesReader:
         annotations = self.builder.finish()
         paths = (annotations.paths[i] for i in range(len(annotations.paths)))
         self.builder.problems += missing_files(paths, "image", str(self.path))
-        tasks = ["detection", "instance"] if annotations.all_segmented else ["detection"]
+        tasks = annotations.tasks
         return Dataset(self.card.name, self.split, self.classes, tasks, annotations, problems=self.builder.problems)
 
     def _images(self) -> list[dict[str, Any]]:

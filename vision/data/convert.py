@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vision.data.dataset import Dataset
+from vision.data.image import image_size, write_as_stored
 from vision.data.pack import DEGENERATE, STUFF
 from vision.data.paint import with_semantic_masks
 from vision.data.problem import DataError
@@ -57,18 +58,25 @@ class ImageFiles:
     copy: str
     placed: dict[tuple[Path, str], str] = field(default_factory=dict)
 
-    def place(self, source: Path, folder: Path) -> str:
-        """The name of the image in `folder`; images of the same name get a number."""
-        name, number = source.name, 2
-        while self.placed.get((folder, name), str(source)) != str(source):
-            name, number = f"{source.stem}_{number}{source.suffix}", number + 1
-        if (folder, name) not in self.placed:
-            self.placed[folder, name] = str(source)
+    def place(self, dataset: Dataset, index: int, folder: Path) -> str:
+        """The name of the image in `folder`; images of the same name, suffix apart, get a number: annotation files are
+        named after them. An image that is annotated as it is stored loses its EXIF orientation."""
+        source = dataset.image_path(index)
+        stem, number = source.stem, 2
+        while self.placed.get((folder, stem), str(source)) != str(source):
+            stem, number = f"{source.stem}_{number}", number + 1
+        name = stem + source.suffix
+        if (folder, stem) not in self.placed:
+            self.placed[folder, stem] = str(source)
             folder.mkdir(parents=True, exist_ok=True)
-            self._lay(source, folder / name)
+            as_stored = image_size(source) == dataset.size(index)[::-1] != dataset.size(index)
+            self._lay(source, folder / name, as_stored)
         return name
 
-    def _lay(self, source: Path, target: Path) -> None:
+    def _lay(self, source: Path, target: Path, as_stored: bool) -> None:
+        if as_stored:
+            write_as_stored(source, target)
+            return
         if self.copy == "link":
             try:
                 os.link(source.resolve(), target)
@@ -136,6 +144,8 @@ def _open_splits(source: str | Path, split: str | None, to: str, task: str | Non
     if task == "detection":
         for dataset in datasets.values():
             dataset.tasks = frozenset({"detection"})
+    if to != "coco":
+        _check_same_classes(source, to, datasets)
     tasks = next(iter(datasets.values())).tasks
     if to == "masks" and not tasks & {"semantic", "instance"}:
         raise DataError(f"{source}: boxes alone; masks need semantic or instance masks")
@@ -144,6 +154,17 @@ def _open_splits(source: str | Path, split: str | None, to: str, task: str | Non
             f"{source}: semantic masks without objects, which {to} cannot express; convert to masks or coco"
         )
     return datasets
+
+
+def _check_same_classes(source: str | Path, to: str, datasets: dict[str, Dataset]) -> None:
+    (first, known), *others = ((split, dataset.classes.names) for split, dataset in datasets.items())
+    for split, names in others:
+        if names != known:
+            raise DataError(
+                f"{source}: the classes of {split} ({', '.join(names)}) are not those of {first} "
+                f"({', '.join(known)}); {to} has one list for all splits: give a data set card with `classes`, or "
+                "convert a split at a time"
+            )
 
 
 def _mask_task(source: str | Path, split: str) -> str | None:
@@ -169,6 +190,9 @@ def _write(datasets: dict[str, Dataset], root: Path, to: str, images: ImageFiles
         without_area = int(((flags & DEGENERATE) > 0).sum())
         if without_area:
             report.losses["object without an area, or outside of its image (`vision check` names them)"] += without_area
+        segmented = dataset.annotations.segmented
+        if "instance" not in dataset.annotations.tasks and segmented.any() and to != "masks":
+            report.losses["instance mask, as other objects have none"] += int(segmented.sum())
         if (flags & STUFF).any() and to != "masks":
             report.losses[f"stuff segment, which {to} cannot express"] += int(((flags & STUFF) > 0).sum())
         if to != "coco" and dataset.classes.ids != tuple(range(len(dataset.classes))):

@@ -57,9 +57,9 @@ class ClassMasks:
         if self.colours is not None:
             what, allowed = "mask colour", [_spelled(colour) for colour in self.colours.tolist()]
         else:
-            what, allowed = "mask value", [str(value) for value in np.flatnonzero(self.labels != -2)]
+            what, allowed = "mask value", _ranges(np.flatnonzero(self.labels != -2))
         unknown = ", ".join(self.unknown_values(index)[:8])
-        shown = ", ".join(allowed) if len(allowed) < 12 else f"{allowed[0]} to {allowed[-1]}"
+        shown = ", ".join(allowed if len(allowed) < 12 else [*allowed[:10], "...", allowed[-1]])
         return (
             f"{self.paths[index]}: {what} {unknown}; expected {shown}; "
             f"mend the mask, or give the {what.split()[1]} a class or `ignore` in a data set card"
@@ -199,9 +199,10 @@ class Dataset:
         crowd = (notes.flags[rows] & CROWD) > 0
         return self.segment_masks.read(index), notes.object_ids[rows], notes.labels[rows].astype(np.int64), crowd
 
-    def image_labels(self, index: int) -> np.ndarray:
-        """The labels (K,) int64 that occur in the image, crowds apart; of pixels where there are no objects."""
-        if self.tasks & {"detection", "instance"}:
+    def image_labels(self, index: int, *, semantic: bool = False) -> np.ndarray:
+        """The labels (K,) int64 that occur in the image, crowds apart; of pixels where there are no objects, or where
+        `semantic` asks for them (stuff is there alone)."""
+        if self.tasks & {"detection", "instance"} and not semantic:
             rows = self.target_rows(index, as_written=False)
             rows = rows[(self.annotations.flags[rows] & CROWD) == 0]
             return np.unique(self.annotations.labels[rows]).astype(np.int64)
@@ -242,7 +243,10 @@ class Dataset:
             ids = self.segment_masks.read(index)
             yield from (ids == object_id for object_id in self.annotations.object_ids[rows])
         elif "instance" in self.tasks:
-            yield from (decode_segment(self.annotations.segment(row), self.size(index)) for row in rows)
+            size = self.size(index)
+            for row in rows:  # boxes without an area, which are there as written alone, may have no segment
+                segment = self.annotations.segment(row)
+                yield np.zeros(size, bool) if segment is None else decode_segment(segment, size)
         else:
             raise ValueError(f"{self.name}: no instance masks in this data set (it serves {sorted(self.tasks)})")
 
@@ -256,6 +260,12 @@ class Dataset:
 
 def _spelled(colour: int) -> str:
     return f"{colour >> 16} {colour >> 8 & 255} {colour & 255}"
+
+
+def _ranges(values: np.ndarray) -> list[str]:
+    """Ascending numbers as text, runs of more than two as "first to last"."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
 
 
 def count_labels(labels: np.ndarray, count: int) -> np.ndarray:

@@ -16,9 +16,13 @@ from vision.data.problem import DataError
 from vision.ops import stored_masks
 from vision.ops.open_image import open_image
 
-__all__ = ["IMAGE_SUFFIXES", "image_size", "read_colours", "read_image", "read_index_mask", "read_segment_ids"]
+__all__ = [
+    "IMAGE_SUFFIXES", "image_size", "read_colours", "read_image", "read_index_mask", "read_segment_ids",
+    "write_as_stored",
+]  # fmt: skip
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 256, 257  # tags of EXIF and TIFF
 _MEND = "replace the file, or take it out of the data set"
 
 
@@ -55,12 +59,26 @@ def image_size(path: str | Path, *, upright: bool = True) -> tuple[int, int]:
     try:
         with open_image(path) as image:
             width, height = image.size
-            turned = upright and image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 are turned by 90 degrees
+            if image.format == "TIFF":  # some versions of Pillow have turned its size, others not
+                width, height = image.tag_v2.get(_TIFF_WIDTH, width), image.tag_v2.get(_TIFF_HEIGHT, height)
+            turned = upright and image.getexif().get(_ORIENTATION, 1) >= 5  # 5..8 are turned by 90 degrees
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such image; {_MEND}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not an image that can be read ({error}); {_MEND}") from None
     return (width, height) if turned else (height, width)
+
+
+def write_as_stored(source: str | Path, target: str | Path) -> None:
+    """Writes the image without its EXIF orientation, so that every reader sees the pixels as they are stored.
+
+    Other EXIF data are kept; a JPEG is compressed anew with its own quality.
+    """
+    with open_image(source) as image:
+        pixels, form, exif = image.copy(), image.format, image.getexif()
+        keep = {"quality": "keep", "subsampling": "keep"} if form == "JPEG" else {}
+        exif[_ORIENTATION] = 1
+        (image if keep else pixels).save(target, form, exif=exif, **keep)
 
 
 def read_index_mask(path: str | Path) -> np.ndarray:

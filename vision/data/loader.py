@@ -67,22 +67,23 @@ def build_loader(
         raise ValueError(f"build_loader: sampling {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
     if workers < 0:
         raise ValueError(f"build_loader: {workers} workers; expected 0 or more")
-    factors = _factors(dataset, sampling, repeat_threshold) if train else None
+    semantic = task in ("semantic", "panoptic")
+    factors = _factors(dataset, sampling, repeat_threshold, semantic) if train else None
     sizes = multi_scale_sizes(preprocess.size, *multi_scale) if train and multi_scale else ()
     plan = BatchPlan(
         len(dataset), batch_size, train=train, seed=seed, rank=rank, world=world, steps=steps_per_epoch,
         factors=factors, replace=sampling == "class_balanced", sizes=sizes,
     )  # fmt: skip
     if cache_bytes is None:
-        cache_bytes = affordable_cache(dataset, semantic=task in ("semantic", "panoptic")) if train else 0
+        cache_bytes = affordable_cache(dataset, semantic=semantic) if train else 0
     source = SampleSource(dataset, preprocess, task, augmentation, seed, cache_bytes, with_targets)
     return Loader(source, plan, workers, layers=len(dataset.classes) if task == "multilabel" else 0)
 
 
-def _factors(dataset: Any, sampling: str, threshold: float) -> np.ndarray | None:
+def _factors(dataset: Any, sampling: str, threshold: float, semantic: bool) -> np.ndarray | None:
     if sampling == "uniform":
         return None
-    labels = [np.asarray(dataset.image_labels(i)) for i in range(len(dataset))]
+    labels = [np.asarray(dataset.image_labels(i, semantic=semantic)) for i in range(len(dataset))]
     if sampling == "repeat_factor":
         return repeat_factors(labels, len(dataset.classes), threshold)
     return class_balanced_weights(labels, len(dataset.classes))

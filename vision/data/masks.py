@@ -142,8 +142,11 @@ def _meaning(card: Card, masks: list[str], origin: str, problems: list[Problem])
 
 def _is_binary(masks: list[str]) -> bool:
     step = max(1, len(masks) // BINARY_SAMPLE)
+    sample = masks[::step]
     values: set[int] = set()
-    for mask in masks[::step]:
+    for number, mask in enumerate([*sample, *(mask for place, mask in enumerate(masks) if place % step)]):
+        if number >= len(sample) and values != {0}:  # background alone may have a foreground that is rare
+            break
         values |= set(np.unique(read_index_mask(mask)).tolist())
         if not values <= {0, 255}:
             return False

@@ -107,10 +107,15 @@ class Annotations:
         )
 
     @property
-    def all_segmented(self) -> bool:
-        """Whether there are objects and each has a segment."""
-        segmented = (np.diff(self.counts_start) > 0) | (np.diff(self.ring_first) > 0)
-        return len(segmented) > 0 and bool(segmented.all())
+    def segmented(self) -> np.ndarray:
+        """(M,) bool: the objects that have a segment."""
+        return (np.diff(self.counts_start) > 0) | (np.diff(self.ring_first) > 0)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What boxes and segments serve: "instance" too where there are objects and each of a target has a segment."""
+        counted = self.segmented[(self.flags & (DEGENERATE | STUFF)) == 0]
+        return ("detection", "instance") if len(counted) and counted.all() else ("detection",)
 
     @property
     def bytes(self) -> int:
@@ -214,7 +219,19 @@ class AnnotationsBuilder:
             coordinates=pack_coordinates(np.array(self._coordinates, np.float64)),
         )
         self._judge(annotations)
+        self._judge_segments(annotations)
         return annotations
+
+    def _judge_segments(self, annotations: Annotations) -> None:
+        """A warning where some objects have a mask and others none: the masks serve nothing then."""
+        segmented, counted = annotations.segmented, (annotations.flags & (DEGENERATE | STUFF)) == 0
+        lacking = np.flatnonzero(counted & ~segmented)
+        if len(lacking) and segmented[counted].any():
+            owner = int(np.searchsorted(annotations.start, lacking[0], side="right")) - 1
+            file, where = self.describe(annotations.paths[owner], int(annotations.object_ids[lacking[0]]))
+            value = f"no mask, as {len(lacking)} of {counted.sum()} objects"
+            expected = "a mask for each object or for none; all masks are left out, boxes are used"
+            self.problems.append(Problem("warning", file, where, value, expected))
 
     def _judge(self, annotations: Annotations) -> None:
         boxes, flags = annotations.boxes, annotations.flags

@@ -111,7 +111,7 @@ class Preprocess:
         if self.mode == "letterbox":
             return (min(factors),) * 2
         if self.mode == "shorter_side":
-            return (min(self.size[0] / min(source), self.size[1] / max(source)),) * 2
+            return (min(size[0] / min(source), size[1] / max(source)),) * 2
         return factors if self.mode == "stretch" else (self.scale or 1.0,) * 2
 
     def content_size(self, source: tuple[int, int]) -> tuple[int, int]:

@@ -175,14 +175,13 @@ class _Albumentations:
             if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
                 raise ValueError(f"AugmentConfig: extra transform {name!r} is not a transform of albumentations")
             built.append(kind(**options))
-        boxes = albumentations.BboxParams(
-            format="pascal_voc", label_fields=["rows"], clip=True, min_visibility=rule.fraction,
-            min_width=rule.side, min_height=rule.side,
-        )  # fmt: skip
+        boxes = {"format": "pascal_voc", "label_fields": ["rows"], "clip": True}
+        limits = {"min_visibility": rule.fraction, "min_width": rule.side, "min_height": rule.side}
         self._on_images = albumentations.Compose(built)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # it warns that boxes are given to transforms of colour
-            self._on_samples = albumentations.Compose(built, bbox_params=boxes)
+            self._on_samples = albumentations.Compose(built, bbox_params=albumentations.BboxParams(**boxes, **limits))
+            self._on_crowds = albumentations.Compose(built, bbox_params=albumentations.BboxParams(**boxes))
 
     def image(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The transformed image, for transforms of colour alone."""
@@ -199,8 +198,17 @@ class _Albumentations:
         if target.semantic is not None:
             # one up, so that "ignore" (255 in bytes, else -1) becomes the 0 that fills what comes from outside
             given["mask"] = target.semantic + target.semantic.dtype.type(1)
-        self._on_samples.set_random_seed(int(random.integers(2**32)))
-        done = self._on_samples(image=sample.image, bboxes=target.boxes, rows=np.arange(len(target)), **given)
+        given |= {"image": sample.image, "bboxes": target.boxes, "rows": np.arange(len(target))}
+        seed = int(random.integers(2**32))
+        self._on_samples.set_random_seed(seed)
+        done = self._on_samples(**given)
+        lost = np.setdiff1d(np.flatnonzero(target.crowd), np.asarray(done["rows"], np.int64))
+        if len(lost):  # a crowd stays a crowd however little of it is seen
+            self._on_crowds.set_random_seed(seed)
+            again = self._on_crowds(**given)
+            found = [place for place, row in enumerate(again["rows"]) if row in lost]
+            for key in ("rows", "bboxes"):
+                done[key] = [*done[key], *(again[key][place] for place in found)]
         if done["image"].shape != sample.image.shape:
             raise ValueError(
                 f"AugmentConfig: an extra transform made {done['image'].shape} of {sample.image.shape}; "

@@ -8,6 +8,7 @@ and metrics to pass over · in masks 0 is background and 255 (the outline) is ig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,9 @@ def _parse_object(path: Path, place: int, element: Any) -> VocObject:
     return VocObject(name, corners, *flags)
 
 
+_COLUMN = re.compile(r"\s+(-1|0|1)$")
+
+
 class _Layout:
     """Where the files of a VOC data set lie; a list's names are stems, or paths with a suffix."""
 
@@ -107,8 +111,9 @@ class _Layout:
                     self.suffixes.setdefault(file.stem, file.suffix)
 
     def stems(self, path: Path) -> list[str]:
-        """The image names of a list file. A second column (1, 0, -1 in lists of one class) is not read."""
-        stems = [line.split()[0] for line in read_lines(path)]
+        """The image names of a list file. A second column (1, 0, -1 in lists of one class) is not read; names may
+        have spaces in them."""
+        stems = [line if line in self.suffixes else _COLUMN.sub("", line) for line in read_lines(path)]
         if not stems:
             raise DataError(f"{path}: an empty data set (no image is listed); list some names")
         return stems
@@ -176,7 +181,12 @@ def _read_masks(card: Card, split: str, instances: bool) -> Dataset:
     for stem, image, class_path, object_path in zip(stems, images, class_paths, object_paths):
         builder.add_image(image, stem, (0, 0) if missing else image_size(image))
         for value, label, box, area in _instances(object_path, class_path) if instances and not missing else ():
-            builder.add_object(box, label - 1, value, area=area)
+            if 1 <= label <= len(names):
+                builder.add_object(box, label - 1, value, area=area)
+                continue
+            found = f"class value {label} in {class_path}" if label else f"no class in {class_path}"
+            expected = f"a class value of 1 to {len(names)} under the object; mend one of the masks"
+            builder.problems.append(Problem("error", object_path, f"object {value}", found, expected))
     if instances:
         masks = SegmentMasks(PackedText(object_paths), panoptic=False)
         tasks, classes, rest = ("detection", "instance"), ClassMap(names), {"segment_masks": masks}

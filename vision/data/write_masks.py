@@ -34,7 +34,7 @@ def write_masks(dataset: Dataset, split: str, root: Path, images: ImageFiles, lo
     folder = root / "masks" / split
     folder.mkdir(parents=True)
     for index in range(len(dataset)):
-        name = images.place(dataset.image_path(index), root / "images" / split)
+        name = images.place(dataset, index, root / "images" / split)
         _save_png(folder / f"{Path(name).stem}.png", dataset.semantic(index), len(names))
         if isinstance(dataset.class_masks, PaintedMasks):
             overlap = dataset.class_masks.overlap(index)
@@ -56,7 +56,7 @@ def write_coco_semantic(dataset: Dataset, split: str, root: Path, images: ImageF
     categories = [{"id": category, "name": name, "isthing": 0} for category, name in zip(ids, names)]
     content: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
     for index in range(len(dataset)):
-        name = images.place(dataset.image_path(index), root / "images" / split)
+        name = images.place(dataset, index, root / "images" / split)
         labels = dataset.semantic(index).astype(np.int32)
         segments = np.where((labels < 0) | (labels >= len(ids)), 0, labels + 1)
         height, width = labels.shape

@@ -29,9 +29,9 @@ def write_coco(dataset: Dataset, split: str, root: Path, images: ImageFiles, los
     keep_ids = len(np.unique(notes.object_ids)) == len(notes.object_ids)
     content: dict[str, list] = {"images": [], "annotations": [], "categories": []}
     for index in range(len(dataset)):
-        path, (height, width) = dataset.image_path(index), dataset.size(index)
+        height, width = dataset.size(index)
         image_id = dataset.image_id(index) if isinstance(dataset.image_id(index), int) else index + 1
-        name = images.place(path, root / "images" / split)
+        name = images.place(dataset, index, root / "images" / split)
         content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
         for row, segment in _objects(dataset, index):
             entry = _coco_annotation(dataset, row, segment, (height, width))
@@ -69,7 +69,7 @@ def write_yolo(dataset: Dataset, split: str, root: Path, images: ImageFiles, los
     labels.mkdir(parents=True)
     notes = dataset.annotations
     for index in range(len(dataset)):
-        name = images.place(dataset.image_path(index), root / "images" / split)
+        name = images.place(dataset, index, root / "images" / split)
         lines = []
         for row, segment in _objects(dataset, index):
             if notes.flags[row] & CROWD:
@@ -77,7 +77,9 @@ def write_yolo(dataset: Dataset, split: str, root: Path, images: ImageFiles, los
                 continue
             for flag, bit in (("difficult", DIFFICULT), ("truncated", TRUNCATED)):
                 losses[f"`{flag}` flag"] += bool(notes.flags[row] & bit)
-            lines.append(_yolo_line(dataset, row, segment, dataset.size(index)))
+            line, boxed = _yolo_line(dataset, row, segment, dataset.size(index))
+            losses["mask without a pixel: written as its box"] += boxed
+            lines.append(line)
         if lines:
             (labels / f"{Path(name).stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for flag in [what for what, count in losses.items() if not count]:
@@ -85,16 +87,20 @@ def write_yolo(dataset: Dataset, split: str, root: Path, images: ImageFiles, los
     _write_data_yaml(dataset, split, root)
 
 
-def _yolo_line(dataset: Dataset, row: int, segment: Segment | None, size: tuple[int, int]) -> str:
+def _yolo_line(dataset: Dataset, row: int, segment: Segment | None, size: tuple[int, int]) -> tuple[str, bool]:
+    """The line of an object, and whether it is a box though the object has a segment."""
     notes, scale = dataset.annotations, np.array(size[::-1], np.float64)
-    if segment is None:
+    rings: list[np.ndarray] = []
+    if segment is not None:
+        whole = not isinstance(segment, bytes) and len(segment) == 1
+        rings = [segment[0].reshape(-1, 2)] if whole else mask_outlines(decode_segment(segment, size))
+    if rings:
+        values = (join_rings(rings) / scale).ravel()
+    else:
         corners = notes.boxes[row].reshape(2, 2)
         values = np.concatenate([corners.mean(0) / scale, (corners[1] - corners[0]) / scale])
-    elif not isinstance(segment, bytes) and len(segment) == 1:
-        values = (segment[0].reshape(-1, 2) / scale).ravel()
-    else:
-        values = (join_rings(mask_outlines(decode_segment(segment, size))) / scale).ravel()
-    return " ".join([str(int(notes.labels[row])), *(f"{value:.6f}" for value in values)])
+    line = " ".join([str(int(notes.labels[row])), *(f"{value:.6f}" for value in values)])
+    return line, segment is not None and not rings
 
 
 def _write_data_yaml(dataset: Dataset, split: str, root: Path) -> None:
@@ -115,7 +121,7 @@ def write_voc(dataset: Dataset, split: str, root: Path, images: ImageFiles, loss
         (root / folder).mkdir(parents=True, exist_ok=True)
     stems = []
     for index in range(len(dataset)):
-        name = images.place(dataset.image_path(index), root / "JPEGImages")
+        name = images.place(dataset, index, root / "JPEGImages")
         stems.append(Path(name).stem)
         objects = list(_objects(dataset, index))
         xml = _voc_xml(dataset, index, name, [row for row, _ in objects], losses)

@@ -75,8 +75,7 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
         _add_lines(builder, labels, label_path(image), size)
     builder.problems += _orphans(images)
     annotations = builder.finish()
-    tasks = ["detection", "instance"] if annotations.all_segmented else ["detection"]
-    return Dataset(card.name, split, classes, tasks, annotations, problems=builder.problems)
+    return Dataset(card.name, split, classes, annotations.tasks, annotations, problems=builder.problems)
 
 
 def _image_paths(card: Card, split: str) -> list[str]:
@@ -117,8 +116,11 @@ def _label_lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _orphans(images: list[str]) -> list[Problem]:
-    """A warning for each label file, in the folders of the labels, that no image belongs to."""
+    """A warning for each label file, in the folders of the labels, that no image belongs to, of this split or another:
+    images of all splits may lie in one folder."""
     labels = {label_path(image) for image in images}
+    for folder in {os.path.dirname(image) for image in images}:
+        labels |= {label_path(image) for image in (images_in(Path(folder)) if os.path.isdir(folder) else ())}
     found = [
         str(path)
         for folder in sorted({os.path.dirname(path) for path in labels})

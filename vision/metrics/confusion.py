@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vision.ops.histogram import count_values
 
-__all__ = ["check_labels", "confusion_matrix"]
+__all__ = ["check_labels", "confusion_matrix", "is_ignored"]
 
 _AT_ONCE = 1 << 19  # pixels; also keeps OpenCV's float32 counts exact
 
@@ -32,6 +32,12 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
     if 0 <= ignore < classes:
         counts[ignore] = 0
     return counts
+
+
+def is_ignored(labels: Tensor, ignore: int) -> Tensor:
+    """bool, where labels are `ignore`: never of a value that their type has not (PyTorch takes -1 for 255 in bytes)."""
+    known = torch.iinfo(labels.dtype)
+    return labels == ignore if known.min <= ignore <= known.max else torch.zeros_like(labels, dtype=torch.bool)
 
 
 def check_labels(function: str, labels: Tensor, classes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vision.metrics.confusion import is_ignored
 from vision.metrics.sums import sum_over_processes
 from vision.ops.histogram import count_values
 
@@ -56,7 +57,7 @@ class PixelPrecision:
             step = scores[:, label].float().mul(self.bins).nan_to_num(0).clamp_(0, self.bins - 1).int()
             # steps of negative, then of positive pixels, and a last place for what is not counted
             step += self.bins * (one == (1 if several else label))
-            step = step.masked_fill_(one == self.ignore, 2 * self.bins)
+            step = step.masked_fill_(is_ignored(one, self.ignore), 2 * self.bins)
             negative, positive = count_values(step, 2 * self.bins + 1)[:-1].view(2, self.bins)
             self.counts[0, label] += positive
             self.counts[1, label] += negative + positive

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vision.metrics.confusion import is_ignored
 from vision.metrics.sums import check_mergeable, sum_over_processes
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.components import connected_components
@@ -103,9 +104,9 @@ class RandScore:
         if predicted.shape != truth.shape or truth.ndim != 3:
             shapes = f"predicted {tuple(predicted.shape)}, truth {tuple(truth.shape)}"
             raise ValueError(f"RandScore.update: {shapes}; expected equal (B, H, W)")
-        rows = []
+        rows, counted = [], ~is_ignored(truth, self.ignore)
         for label in range(len(self.classes)):
-            masks = (predicted == label, (truth == label) & (truth != self.ignore))
+            masks = (predicted == label, (truth == label) & counted)
             rows.append(joined_pairs(*(connected_components(mask, diagonal=self.diagonal) for mask in masks)))
         self.pairs = self.pairs.to(truth.device) + torch.stack(rows)
 

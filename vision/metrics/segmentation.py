@@ -196,7 +196,7 @@ class SegmentationScore:
             return SegmentationResult(self.classes, matrix.numpy(), _arrays(figures), score_bins=self.score_bins)
         summary = torch.cat([one.cpu() for one in self.images] or [_summary(matrix[None])[:0]])
         each = segmentation_figures(*summary.unbind(1))
-        undefined, left_out = each["IoU"].isnan().sum(0).numpy(), int(each["mIoU"].isnan().sum())
+        undefined, left_out = each["IoU"].isnan().sum(0).numpy(), int(each["pixel_accuracy"].isnan().sum())
         figures = {name: value.nanmean(0) for name, value in each.items()}
         arrays = (matrix.numpy(), _arrays(figures))
         return SegmentationResult(self.classes, *arrays, len(summary), undefined, images_left_out=left_out)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vision.metrics.confusion import is_ignored
 from vision.metrics.label_outlines import label_boundary_iou, label_outline
 from vision.metrics.sums import check_mergeable, gather_objects
 from vision.metrics.surface import distance_figures, point_distances
@@ -129,7 +130,7 @@ class SurfaceDistance:
         if not len(truth):
             return
         number = len(self.classes)
-        counted = truth != self.ignore
+        counted = ~is_ignored(truth, self.ignore)
         labels = [torch.where(counted & (one >= 0) & (one < number), one, number) for one in (predicted, truth)]
         points, counts = zip(*(self._outlines(one) for one in labels))
         counts = torch.stack(counts).tolist()  # one wait for all images
