@@ -241,12 +241,13 @@ def test_ignored_pixels_and_merge():
         metric.update(predicted, truth[0])
 
 
-@pytest.mark.parametrize("build", [lambda: SurfaceDistance(256, ignore=-1), lambda: RandScore(256, ignore=-1)])
-def test_minus_one_ignores_nothing_in_bytes(build):
+@pytest.mark.parametrize("kind", [SurfaceDistance, RandScore])
+def test_minus_one_ignores_nothing_in_bytes(kind):
     truth, predicted = torch.zeros(2, 1, 12, 12, dtype=torch.uint8).unbind(0)
-    truth[:, 2:5, 2:5], predicted[:, 8:11, 8:11] = 255, 255
-    bytes_, integers = build(), build()
-    bytes_.update(predicted, truth)
-    integers.update(predicted.long(), truth.long())
-    assert bytes_.compute().to_dict() == integers.compute().to_dict()
+    truth[:, 2:5, 2:5], truth[:, 8:11, 8:11] = 1, 255  # 255 is no class then, and finding class 1 there is wrong
+    predicted[:, 2:5, 2:5], predicted[:, 8:11, 8:11] = 1, 1
+    of_bytes, of_integers = kind(2, ignore=-1), kind(2, ignore=-1)
+    of_bytes.update(predicted, truth)
+    of_integers.update(predicted.long(), truth.long())
+    assert of_bytes.compute().to_dict() == of_integers.compute().to_dict()
     assert not is_ignored(truth, -1).any() and is_ignored(truth, 255).sum() == 9
