@@ -84,6 +84,7 @@ def test_no_command_is_bad_input(capsys):
         (["evaluate", "--weights", "x", "--data", "shapes", "--batch-size", "0"], ["--batch-size", "1 or more"]),
         (["predict", "--weights", "/not/there.pt", "a.jpg", "--out", "x"], ["/not/there.pt"]),
         (["predict", "--weights", "x", "a.jpg", "--out", "x", "--score", "2"], ["--score", "0 to 1"]),
+        (["evaluate", "--weights", "shapes_yolo_n", "--data", "shapes", "--device", "gpu"], ["'gpu'", "cuda:NUMBER"]),
         (["check", "/not/there"], ["/not/there"]),
         (["frobnicate"], ["frobnicate", "train"]),
     ],

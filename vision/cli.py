@@ -52,22 +52,25 @@ def _train(arguments: Sequence[str]) -> int:
         f"{result.epochs} epochs, {result.steps} steps, {result.cpu_seconds:.0f} user-CPU seconds, "
         f"{result.images_per_cpu_second:.1f} training images per CPU second"
     )
-    print(
-        f"weights: {result.weights}"
-        if result.weights.is_file()
-        else f"paused; go on with --resume --out {result.folder}"
-    )
+    if result.weights.is_file():
+        print(f"weights: {result.weights}")
+    if not result.finished:
+        print(f"paused; go on with --resume --out {result.folder}")
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from vision.data import open_dataset
+    from vision.data.problem import MissingSplit
     from vision.engine.checkpoint import load
     from vision.engine.evaluate import evaluate
 
     model = load(options.weights)
     split = options.split or (None if options.data.endswith(".json") else "val")  # an annotation file is its own split
-    dataset = open_dataset(options.data, split, task=model.reads)
+    try:
+        dataset = open_dataset(options.data, split, task=model.reads)
+    except MissingSplit as error:
+        raise ValueError(f"{error}; name the one to judge by: --split") from None
     evaluation = evaluate(
         model, dataset, batch_size=options.batch_size, workers=options.workers, device=options.device,
         precision=options.precision, out=options.out, tile=options.tile, tta=options.tta, crf=options.crf,

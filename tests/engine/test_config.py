@@ -112,6 +112,16 @@ def test_one_cycle_leaves_the_warmup_of_a_recipe_behind_and_refuses_one_of_its_o
         settings({"model": "unet", "schedule": {"name": "one_cycle", "warmup": 0.1}})
 
 
+def test_the_end_of_a_run_given_on_top_replaces_the_other_way_of_giving_it(tmp_path):
+    config = read_config(["--recipe", "coco_yolo", "--data", "d", "--out", "o", "--cpu-seconds", "5"])
+    assert (config.epochs, config.cpu_seconds) == (None, 5)
+    (tmp_path / "mine.yaml").write_text("cpu_seconds: 9")
+    given = ["--config", str(tmp_path / "mine.yaml"), "--data", "d", "--out", "o"]
+    assert read_config([*given, "--recipe", "coco_yolo"]).cpu_seconds == 9
+    with pytest.raises(ValueError, match="both given"):
+        read_config(["--epochs", "3", "--data", "d", "--out", "o", "--cpu-seconds", "5"])
+
+
 def test_settings_of_a_recipe_count_when_those_on_top_are_checked(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("schedule: {name: one_cycle}")

@@ -1,6 +1,7 @@
 """`predict` on every kind of source, with a model whose answer is known."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -134,6 +135,37 @@ def test_folder_of_results(folder):
     with VideoReader(folder / "out" / "clip.mp4") as video:
         assert (video.rate, video.size, len(list(video))) == (8.0, (96, 128), 7)
     assert cv2.imread(str(folder / "out" / "deep" / "a.png")).shape == (64, 64, 3)
+
+
+def test_videos_in_sub_folders_stay_apart(folder):
+    for name in ("x", "y"):
+        (folder / "in" / name).mkdir()
+        shutil.copy(folder / "clip.mp4", folder / "in" / name / "clip.mp4")
+    predict_to_folder(BrightBox(), folder / "in", folder / "out", progress=False)
+    rows = json.loads((folder / "out" / "predictions.json").read_text())
+    for name in ("x/clip.mp4", "y/clip.mp4"):
+        assert [row["frame"] for row in rows if row["file_name"] == name] == list(range(7))
+        assert (folder / "out" / name).is_file()
+
+
+def test_pictures_and_class_maps_do_not_overwrite_each_other(folder):
+    (folder / "in" / "masks").mkdir()
+    cv2.imwrite(str(folder / "in" / "masks" / "a.png"), picture((40, 50)))
+    cv2.imwrite(str(folder / "in" / "grey.pgm"), picture((20, 30))[..., 0])
+    counts = predict_to_folder(Halves(), folder / "in", folder / "out", progress=False)
+    assert counts["images"] == 4
+    assert cv2.imread(str(folder / "out" / "masks_pictures" / "a.png")).shape == (40, 50, 3)
+    shapes = {
+        str(path.relative_to(folder / "out" / "masks")): cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape
+        for path in (folder / "out" / "masks").rglob("*.png")
+    }
+    assert shapes == {
+        "a.png": (96, 128),
+        "deep/a.png": (64, 64),
+        "masks_pictures/a.png": (40, 50),
+        "grey.png": (20, 30),
+    }
+    assert cv2.imread(str(folder / "out" / "grey.png")).shape == (20, 30, 3)
 
 
 def test_class_maps(folder):

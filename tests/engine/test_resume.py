@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,8 +50,9 @@ def test_two_and_two_epochs_are_four(tiny, optimizer):
     settings = {"optim": {"name": optimizer}, "validate_every": 2, **AUGMENTED}
     whole = vision.train(**tiny("whole", **settings))
     parts = vision.train(**tiny("parts", **settings, stop_after_epochs=2))
-    assert parts.epochs == 2
-    parts = vision.train(out=str(parts.folder), resume=True, stop_after_epochs=2)
+    assert (parts.epochs, parts.finished) == (2, False)
+    parts = vision.train(out=str(parts.folder), resume=True)  # to the end: the stop was of the first call
+    assert (parts.epochs, parts.finished) == (4, True)
     assert_same_state(whole.folder, parts.folder)
     (tensors, header), (other_tensors, other_header) = read_weights(whole.weights), read_weights(parts.weights)
     assert_equal(tensors, other_tensors, "best.safetensors")
@@ -115,6 +117,23 @@ def test_a_finished_run_stays_finished(tiny):
     again = vision.train(out=str(first.folder), resume=True)
     assert again.steps == first.steps
     assert_equal(before, read_state(again.folder / "last.pt")["model"], "model")
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(tiny):
+    start = vision.train(**tiny("start", epochs=1))
+    weights = start.folder.parent / "start.safetensors"
+    shutil.copy(start.weights, weights)
+    paused = vision.train(**tiny("run", epochs=2, weights=str(weights), stop_after_epochs=1))
+    weights.unlink()
+    assert vision.train(out=str(paused.folder), resume=True).epochs == 2
+
+
+def test_the_same_command_line_with_resume_goes_on(tiny):
+    settings = {"model": "unet", "recipe": "shapes_segmentation", **tiny("run", stop_after_epochs=1)}
+    vision.train(**settings)
+    assert vision.train(**settings, resume=True).epochs == 2
+    with pytest.raises(ValueError, match="resume: "):
+        vision.train(out=settings["out"], resume=True, recipe="bccd")
 
 
 def test_what_would_make_it_another_run_is_refused(tiny, tmp_path):

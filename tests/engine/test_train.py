@@ -6,14 +6,17 @@ import math
 import pytest
 import torch
 import yaml
+from layouts import coco_content, coco_folder
 from torch import nn
 
 import vision
+from vision.data.check import check_dataset
 from vision.engine import trainer as trainer_module
 from vision.engine.budget import Plan
 from vision.engine.checkpoint import load, read_state, read_weights
 from vision.engine.config import TrainConfig
 from vision.engine.faults import NonFiniteLoss
+from vision.engine.options import config_from_dict
 from vision.engine.train import freeze
 
 
@@ -231,3 +234,32 @@ def test_a_detector_trains(tiny):
     )
     assert result.metric == "AP"
     assert load(result.weights).task == "detection"
+
+
+def test_splits_of_different_classes_are_refused_before_anything_is_written(tiny, tmp_path):
+    content = coco_content()
+    coco_folder(tmp_path / "data", content)
+    content["categories"].append({"id": 95, "name": "owl"})
+    coco_folder(tmp_path / "data", content, "val")
+    with pytest.raises(ValueError, match=r"2 classes \(cat, dog\).* 3 \(cat, dog, owl\)"):
+        vision.train(**tiny(data=str(tmp_path / "data"), model="yolo_n", model_options={}))
+    assert not (tmp_path / "run").exists()
+    problems = [problem for problem in check_dataset(tmp_path / "data") if problem.where == "split val"]
+    assert [(p.severity, p.value, p.expected) for p in problems] == [
+        ("error", "classes cat, dog, owl", "cat, dog as in split train")
+    ]
+
+
+def test_a_missing_validation_split_says_how_to_do_without(tiny, tmp_path):
+    coco_folder(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"train:80% and train:-20%; to train without validation: --val-split null"):
+        vision.train(**tiny(data=str(tmp_path / "data"), model="yolo_n", model_options={}))
+
+
+def test_paths_and_files_are_settings_too(tiny, tmp_path):
+    settings = tiny("from_file", epochs=1)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if k != "out"}))
+    result = vision.train(tmp_path / "mine.yaml", out=tmp_path / "from_file")
+    assert (result.epochs, result.folder, result.finished) == (1, tmp_path / "from_file", True)
+    with pytest.raises(ValueError, match="a TrainConfig and settings beside it"):
+        vision.train(config_from_dict(settings), out="elsewhere")

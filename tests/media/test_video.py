@@ -27,6 +27,28 @@ def test_frames_rate_and_size_survive(tmp_path, suffix):
     assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(read, frames(9))) < 6
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("size", [(47, 64), (48, 65), (1, 1)])
+def test_odd_sides_lose_nothing(tmp_path, suffix, size):
+    with VideoWriter(tmp_path / f"clip{suffix}", 10, size) as writer:
+        for frame in frames(3, size):
+            writer.write(frame)
+    with VideoReader(tmp_path / f"clip{suffix}") as video:
+        assert video.size == tuple(side + side % 2 for side in size)
+        read = list(video)
+    assert len(read) == 3
+    for image, frame in zip(read, frames(3, size)):
+        assert np.abs(image[: size[0], : size[1]].astype(int) - frame).mean() < 8
+
+
+@pytest.mark.parametrize("rate", [119.927, 29.8765, 0.5, 1000.0])
+def test_every_rate_can_be_written(tmp_path, rate):
+    with VideoWriter(tmp_path / "clip.mp4", rate, (48, 64)) as writer:
+        writer.write(frames(1)[0])
+    with VideoReader(tmp_path / "clip.mp4") as video:
+        assert video.rate == pytest.approx(rate, rel=1e-3)
+
+
 def test_nothing_is_left_after_an_error(tmp_path):
     with pytest.raises(ValueError, match="expected"), VideoWriter(tmp_path / "clip.mp4", 10, (48, 64)) as writer:
         writer.write(np.zeros((48, 64, 3), np.uint8))

@@ -99,6 +99,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         return found
     card = find_card(data)
     images: dict[str, set[str]] = {}
+    classes: dict[str | None, tuple[str, tuple[str, ...]]] = {}  # by task: the first split and its classes
     decoded: set[str] = set()  # images of several splits or tasks are looked at once
     for name in [split_name(card, split, data)] if split else splits_present(card):
         for task in _views(card, name):
@@ -108,6 +109,11 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
                 found.unreadable = True
                 found.problems.append(Problem("error", str(error), "", "unreadable", "see the message"))
                 continue
+            first, known = classes.setdefault(task, (name, dataset.classes.names))
+            if dataset.classes.names != known:
+                value = f"classes {', '.join(dataset.classes.names)}"
+                expected = f"{', '.join(known)} as in split {first}"
+                found.problems.append(Problem("error", dataset.name, f"split {name}", value, expected))
             paths = {dataset.annotations.paths[i] for i in range(len(dataset))}
             _inspect_split(dataset, found, paths - decoded)
             decoded |= paths

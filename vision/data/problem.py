@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DataError", "Problem"]
+__all__ = ["DataError", "MissingSplit", "Problem"]
 
 
 class DataError(ValueError):
     """A data set cannot be used. The message names the file, what came, what was expected and what to do."""
+
+
+class MissingSplit(DataError):
+    """A data set has no split of that name."""
 
 
 @dataclass(frozen=True)

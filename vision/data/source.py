@@ -17,7 +17,7 @@ from vision.data.dataset import Dataset
 from vision.data.files import read_lines, read_yaml
 from vision.data.paint import with_semantic_masks
 from vision.data.part import named_part, take_part
-from vision.data.problem import DataError
+from vision.data.problem import DataError, MissingSplit
 
 __all__ = ["find_card", "open_dataset", "read_split", "split_name", "splits_present"]
 
@@ -90,19 +90,19 @@ def read_split(card: Card, split: str, task: str | None = None) -> Dataset:
 
 
 def split_name(card: Card, split: str | None, data: str | Path = "") -> str:
-    """The card's own name of a split. DataError lists the splits that there are."""
+    """The card's own name of a split. MissingSplit lists the splits that there are."""
     if split is None:
         split = card.default_split
     for name in (split, *SPLIT_WORDS.get(split, ())):
         if name in card.splits:
             return name
     without = ""
-    if split in SPLIT_WORDS["val"]:
-        if len(card.splits) == 1:
-            (only,) = card.splits
-            without = f"; to hold images out, take the splits {only}:80% and {only}:-20%"
-        without += "; to train without validation: --val-split null"
-    raise DataError(f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}{without}")
+    if split in SPLIT_WORDS["val"] and len(card.splits) == 1:
+        (only,) = card.splits
+        without = f"; to hold images out, take the splits {only}:80% and {only}:-20%"
+    raise MissingSplit(
+        f"{data or card.file or card.name}: no split {split!r}; there is {', '.join(card.splits)}{without}"
+    )
 
 
 def splits_present(card: Card) -> list[str]:

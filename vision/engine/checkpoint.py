@@ -80,6 +80,11 @@ def weights_file(weights: str | Path) -> Path:
     shipped = _shipped_weights()
     if str(weights) in shipped:
         return shipped[str(weights)]
+    if (path / "last.pt").is_file():
+        raise ValueError(
+            f"weights {str(weights)!r}: a run without a validation so far, so that it has no best.safetensors; its "
+            f"latest state is {path / 'last.pt'}"
+        )
     known = ", ".join([*sorted(shipped), *public_weights()])
     raise ValueError(
         f"weights {str(weights)!r}: no such file; give a .safetensors file, a last.pt, a run folder or one of: {known}"

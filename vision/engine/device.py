@@ -17,7 +17,10 @@ def choose_device(name: str = "auto") -> torch.device:
     """ "auto" is the GPU where there is one. ValueError when a device is asked for that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is not known; expected auto, cpu, cuda or cuda:NUMBER") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for, but PyTorch sees no CUDA device; use --device cpu or auto")
     return device

@@ -11,6 +11,9 @@ from typing import IO, Any
 __all__ = ["write_file", "write_text"]
 
 
+ADVICE = "free some space or choose another folder"
+
+
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Calls `write` with an open binary file and puts the result at `path` in one step.
 
@@ -29,7 +32,8 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             partial.unlink()
         kept = "; the previous file is untouched" if path.exists() else ""
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"could not write {path}: {reason}{kept}. Free some space or choose another folder") from error
+        advice = "make the folder first" if isinstance(error, FileNotFoundError) else ADVICE
+        raise OSError(f"could not write {path}: {reason}{kept}. {advice[0].upper()}{advice[1:]}") from error
     _sync_folder(path.parent)
 
 

@@ -132,9 +132,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top. Groups of settings are merged; free-form ones (augment, loss) are replaced whole.
 
-    Where `over` chooses one_cycle, whose rise is its own, a warm-up of `base` is left behind.
+    Where `over` chooses one_cycle, whose rise is its own, a warm-up of `base` is left behind; where it says when the
+    run ends, the other way of saying so.
     """
     merged = dict(base)
+    ends = {"epochs", "cpu_seconds"}
+    if any(over.get(key) is not None for key in ends):
+        merged |= dict.fromkeys(ends & set(merged))
     groups = {name.split(".")[0] for name, *_ in _options(TrainConfig) if "." in name}
     for key, value in over.items():
         if key in groups and isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -230,7 +234,7 @@ def settings(given: dict[str, Any]) -> TrainConfig:
 
     Beside the settings of `TrainConfig`, `recipe` names a recipe (or YAML file) and `config` a YAML file on top of it.
     """
-    given = dict(given)
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     recipe, config = given.pop("recipe", None), given.pop("config", None)
     check_keys(given, "train")
     if config is not None:
@@ -240,9 +244,9 @@ def settings(given: dict[str, Any]) -> TrainConfig:
             content = read_yaml(Path(config))
             check_keys(content, str(config))
             given = merge(content, given)
-    if given.get("resume"):
-        return _resumed(given)
     chosen = read_recipe(recipe) if recipe else {}
+    if given.get("resume"):
+        return _resumed(merge(chosen, given))
     config_from_dict(merge(chosen, given), "train")  # what is wrong by itself is told before a model is built
     model, options = given.get("model"), given.get("model_options")
     task = default_recipe(model or chosen.get("model", TrainConfig.model), options or chosen.get("model_options", {}))
@@ -265,8 +269,9 @@ def _resumed(given: dict[str, Any]) -> TrainConfig:
     if not given.get("out") or not stored.is_file():
         raise ValueError(f"resume: {stored} is not there; give --out the folder of a run that was started before")
     config = config_from_dict(read_yaml(stored), str(stored))
-    changed = config_from_dict(merge(config.to_dict(), given), "train")
-    before, after = config.to_dict(), changed.to_dict()
+    before = config.to_dict()
+    changed = config_from_dict(merge(before | {"stop_after_epochs": None}, given), "train")  # it is of one call
+    after = changed.to_dict()
     for key in before:
         if key not in RESUMABLE and before[key] != after[key]:
             raise ValueError(

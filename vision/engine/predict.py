@@ -148,11 +148,11 @@ def predict_to_folder(
 ) -> dict[str, int]:
     """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames (and objects).
 
-    Annotated pictures keep their names, videos their frame rate and size. Detections also go to predictions.json
-    (COCO's results format plus `file_name` and `frame`), of single images the class maps to masks/NAME.png (see
-    `write_class_map`), of multi-label models each class to layers/NAME/CLASS.png too, panoptic ones to panoptic.json
-    and panoptic/NAME.png and, with `scores`, class probabilities (C, H, W) in half precision to scores/NAME.npy;
-    ValueError where there is a video then.
+    Annotated pictures keep their names, videos their frame rate and size (`VideoWriter`). Detections also go to
+    predictions.json (COCO's results format plus `file_name` and `frame`), of single images the class maps to
+    masks/NAME.png (see `write_class_map`), of multi-label models each class to layers/NAME/CLASS.png too, panoptic ones
+    to panoptic.json and panoptic/NAME.png and, with `scores`, class probabilities (C, H, W) in half precision to
+    scores/NAME.npy; ValueError where there is a video then. Pictures in a folder of such a name go to NAME_pictures/.
     `max_frames` ends each video or camera after that many frames. The folder appears when all is done, or at Ctrl-C.
     """
     found = find_sources(sources)
@@ -176,7 +176,7 @@ def predict_to_folder(
                     counts["images"] += 1
                 else:
                     later.wait()
-                    counts["frames"] += _predict_video(inference, source, folder / name, results, max_frames, progress)
+                    counts["frames"] += _predict_video(inference, source, folder, name, results, max_frames, progress)
     return counts | results.counts
 
 
@@ -187,15 +187,17 @@ def _with_still_images(sources: Sequence[Source]) -> Iterator[tuple[str, Source,
 
 
 def _predict_video(
-    inference: Inference, source: Source, path: Path, results: PredictionFiles, max_frames: int | None, progress: bool
-) -> int:
-    """Writes one annotated video; how many frames it has."""
-    seen = 0
+    inference: Inference, source: Source, folder: Path, name: str, results: PredictionFiles, max_frames: int | None,
+    progress: bool,
+) -> int:  # fmt: skip
+    """Writes one annotated video, `name` in `folder`; how many frames it has."""
+    seen, path = 0, folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     with VideoReader(source.place) as video, VideoWriter(path, video.rate, video.size) as writer, Behind() as later:
 
         def write(prediction: Prediction) -> None:
             writer.write(prediction.draw())
-            results.add(prediction, path.name, alone=False)
+            results.add(prediction, name, alone=False)
 
         # of a camera the newest picture is wanted: only one waits
         with contextlib.closing(ahead(video, 1) if source.kind == "camera" else ahead(video)) as images:
@@ -209,7 +211,7 @@ def _predict_video(
 
 
 def _distinct_names(sources: Iterable[Source]) -> list[str]:
-    """One output name a source, sub-folders included."""
+    """One output name a source, sub-folders included; none in the folders that results go to."""
     names: list[str] = []
     distinct = DistinctNames()
     for source in sources:
@@ -218,7 +220,9 @@ def _distinct_names(sources: Iterable[Source]) -> list[str]:
             source.kind == "video" and path.suffix.lower() not in (".mp4", ".avi", ".mkv", ".mov")
         ):
             path = path.with_suffix(".mp4")
-        elif source.kind == "array":
+        elif source.kind == "array" or path.suffix.lower() == ".pgm":  # which holds no colours
             path = path.with_suffix(".png")
+        if len(path.parts) > 1 and path.parts[0] in PredictionFiles.folders:
+            path = Path(f"{path.parts[0]}_pictures", *path.parts[1:])
         names.append(str(distinct(path)))
     return names

@@ -22,6 +22,8 @@ class PredictionFiles:
     """predictions.json of detections; of single images masks/NAME.png, or panoptic.json and panoptic/NAME.png, of
     multi-label models layers/NAME/CLASS.png, and scores/NAME.npy where they are asked for."""
 
+    folders = ("masks", "layers", "panoptic", "scores")
+
     def __init__(self, folder: Path, inference: Inference, scores: bool):
         self.masks = folder / "masks"
         self.layers = folder / "layers" if inference.multilabel else None

@@ -16,6 +16,7 @@ from torch import nn
 from vision.data import open_dataset
 from vision.data.layers import class_pixels, learnt_as
 from vision.data.loader import Loader, build_loader
+from vision.data.problem import MissingSplit
 from vision.data.resize import Preprocess
 from vision.data.transforms import build_augmentation
 from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_size
@@ -23,6 +24,7 @@ from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import DEFAULT_SIZE, TrainConfig
 from vision.engine.device import choose_device, choose_precision, cores, set_threads
+from vision.engine.evaluate import check_classes
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
 from vision.engine.inference import check_channels
@@ -40,6 +42,8 @@ from vision.structures import ClassMap
 
 __all__ = ["TrainResult", "freeze", "train"]
 
+WITHOUT_VALIDATION = "to train without validation: --val-split null"
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -54,19 +58,24 @@ class TrainResult:
     cpu_seconds: float
     images_per_cpu_second: float
     suggested_lr: float | None = None
+    finished: bool = True
 
     @property
     def weights(self) -> Path:
         return self.folder / "best.safetensors"
 
 
-def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
+def train(config: TrainConfig | str | Path | None = None, **given: Any) -> TrainResult:
     """Trains a model and returns the result; the run folder `out` holds weights, state, metrics and curves.
 
     `config`, or settings by name as on the command line: train(model="yolo_n", data="shapes", out="runs/first",
-    optim={"lr": 0.001}), on top of the recipe for the model's task. ValueError names the setting or file at fault,
-    before anything is written. KeyboardInterrupt after Ctrl-C, when the state has been saved.
+    optim={"lr": 0.001}), on top of the recipe for the model's task, or of `config`, a YAML file. ValueError names the
+    setting or file at fault, before anything is written. KeyboardInterrupt after Ctrl-C, when the state has been saved.
     """
+    if config is not None and not isinstance(config, TrainConfig):  # a YAML file
+        given, config = {"config": config, **given}, None
+    if config is not None and given:
+        raise ValueError(f"train: a TrainConfig and settings beside it ({', '.join(given)}); put them into the one")
     config = config or settings(given)
     if not config.data or not config.out:
         missing = "data" if not config.data else "out"
@@ -80,7 +89,7 @@ def train(config: TrainConfig | None = None, **given: Any) -> TrainResult:
     accelerator = _accelerator(device)
     set_threads(config.threads, accelerator.device, accelerator.num_processes)
     torch.manual_seed(config.seed)
-    trainer = Trainer(config, _parts(config, accelerator, precision))
+    trainer = Trainer(config, _parts(config, accelerator, precision, restored=state is not None))
     if state is not None:
         trainer.resume(state)
     elif config.resume:
@@ -131,8 +140,9 @@ def _accelerator(device: torch.device) -> Any:
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[unused])
 
 
-def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
-    """Data sets, model, loader and optimiser. ValueError when they do not fit one another."""
+def _parts(config: TrainConfig, accelerator: Any, precision: str, restored: bool) -> Parts:
+    """Data sets, model, loader and optimiser; without the weights to start from where a saved state follows
+    (`restored`). ValueError when they do not fit one another."""
     # the task alone is wanted: without the loss, whose class weights are made for the data set's own number of classes
     reads = build_model(config.model, 2, **{k: v for k, v in config.model_options.items() if k != "loss"}).reads
     train_dataset = _open(config.data, config.train_split, reads)
@@ -140,6 +150,8 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     task = learnt_as(train_dataset, reads)
     model = _model(config, train_dataset)
     check_channels(model)
+    if val_dataset is not None:
+        check_classes(model, val_dataset)
     size = config.image_size or DEFAULT_SIZE
     model.preprocess = Preprocess(size, config.resize)  # any shape of image is welcome later
     if model.task == "semantic":  # large images may be looked at in tiles later, at the scale that was learnt
@@ -148,7 +160,7 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str) -> Parts:
     if config.auto_batch and not config.resume:
         config.batch_size = _fitting_batch(config, model, train_dataset, preprocess, task, accelerator, precision)
     loader = _loader(config, train_dataset, preprocess, task, accelerator)
-    if config.weights is not None:
+    if config.weights is not None and not restored:
         report = transfer(model, config.weights)
         logger.log(logging.WARNING if report.partial else logging.INFO, "weights %s: %s", config.weights, report)
     frozen = freeze(model, config.freeze)
@@ -163,13 +175,16 @@ def _model_options(config: TrainConfig) -> dict[str, Any]:
 
 def _open(data: str, split: str, task: str) -> Any:
     """A split for `task`. ValueError when it has no images, or none of them has anything to learn from."""
-    dataset = open_dataset(data, split, task=task)
+    try:
+        dataset = open_dataset(data, split, task=task)
+    except MissingSplit as error:
+        raise ValueError(f"{error}" + ("" if split == "train" else f"; {WITHOUT_VALIDATION}")) from None
     if len(dataset) == 0:
         raise ValueError(f"{data}: split {split!r} has no images; check the path and the split's list")
     if learnt_as(dataset, task) != "semantic" and not dataset.label_counts().any():
         raise ValueError(
             f"{data}: split {split!r} has {len(dataset)} images and no annotated object; check its annotation files"
-            + ("" if split == "train" else ", or train without validation: --val-split null")
+            + ("" if split == "train" else f"; {WITHOUT_VALIDATION}")
         )
     return dataset
 
@@ -288,5 +303,5 @@ def _result(trainer: Trainer) -> TrainResult:
         logger.warning("%s was finite in no validation: best.safetensors are the last weights", selection.name)
     return TrainResult(
         trainer.folder, progress.epoch, progress.step, selection.name, selection.value, selection.metrics,
-        spending.total, progress.images / max(spending.training, 1e-9),
+        spending.total, progress.images / max(spending.training, 1e-9), finished=trainer.is_finished,
     )  # fmt: skip

@@ -63,14 +63,23 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes RGB uint8 frames of one size to `path`; the file gets its name when it is closed without an error."""
+    """Writes RGB uint8 frames of one size to `path`; the file gets its name when it is closed without an error.
+
+    The codecs want even sides: an odd one is made longer by its last row or column. MPEG-4 cannot express every rate
+    (119.927, say): it is rounded then.
+    """
 
     def __init__(self, path: str | Path, rate: float, size: tuple[int, int]):
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._size, self._written = size, 0
         code = cv2.VideoWriter_fourcc(*CODECS.get(self.path.suffix.lower(), "mp4v"))
-        self._writer = cv2.VideoWriter(str(self._partial), code, rate, (size[1], size[0]))
+        self._extra = size[0] % 2, size[1] % 2
+        shape = (size[1] + self._extra[1], size[0] + self._extra[0])
+        for kept in (rate, round(rate, 2), round(rate)):
+            self._writer = cv2.VideoWriter(str(self._partial), code, kept, shape)
+            if self._writer.isOpened():
+                break
         if not self._writer.isOpened():
             raise ValueError(
                 f"video {self.path} cannot be written; use one of the suffixes {', '.join(sorted(CODECS))} in a folder "
@@ -80,7 +89,11 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         if frame.shape[:2] != self._size:
             raise ValueError(f"video {self.path}: a frame of {frame.shape[:2]} pixels; expected {self._size}")
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        pixels = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        if any(self._extra):
+            bottom, right = self._extra
+            pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        self._writer.write(pixels)
         self._written += 1
 
     def close(self, *, keep: bool = True) -> None:
