@@ -27,8 +27,9 @@ import torch
 from sides import Jobs, add_options, race
 from torch import Tensor, nn
 
-from vision.engine.device import autocast, choose_precision
+from vision.engine.device import DTYPES, autocast, choose_precision
 from vision.engine.inference import ready_model
+from vision.layers.planar import gains_by_planes, use_planar_gradients
 from vision.models import TrainStep, VisionModel, build_model
 from vision.ops.masks import paste_masks
 from vision.pretrained.dense import DENSE_CONVERTERS, load_dense_state
@@ -214,6 +215,8 @@ def our_jobs(name: str, options: argparse.Namespace) -> Jobs:
     images = inputs(name, options)
     one, some = images[:1], images[: options.train_batch]
     plain, fast = ready_model(model, device, "fp32"), ready_model(model, device, precision)
+    if gains_by_planes(device, DTYPES[precision]):  # as `vision train` does
+        use_planar_gradients(model)
     train_step, targets = TrainStep(model).train(), some_objects(some)
 
     def losses() -> dict[str, Tensor]:

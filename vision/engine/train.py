@@ -23,7 +23,7 @@ from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_siz
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import DEFAULT_SIZE, TrainConfig
-from vision.engine.device import choose_device, choose_precision, cores, set_threads
+from vision.engine.device import DTYPES, choose_device, choose_precision, cores, set_threads
 from vision.engine.evaluate import check_classes
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
@@ -36,6 +36,7 @@ from vision.engine.selection import keep
 from vision.engine.state import load_state
 from vision.engine.swa import candidate_of
 from vision.engine.trainer import Parts, Trainer
+from vision.layers.planar import gains_by_planes, use_planar_gradients
 from vision.losses.mining import class_weights
 from vision.models import VisionModel, build_model
 from vision.structures import ClassMap
@@ -165,6 +166,8 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str, restored: bool
         logger.log(logging.WARNING if report.partial else logging.INFO, "weights %s: %s", config.weights, report)
     frozen = freeze(model, config.freeze)
     model.to(device=accelerator.device, memory_format=torch.channels_last)
+    if gains_by_planes(accelerator.device, DTYPES[precision]):
+        use_planar_gradients(model)
     optimizer = build_optimizer(model, config.optim)
     return Parts(model, optimizer, loader, val_dataset, accelerator, precision, frozen)
 

@@ -14,11 +14,14 @@ from vision.layers.attention import SqueezeExcitation
 from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, GroupedConv2d, conv_pairs
 from vision.layers.fuse import FusedConv2d, FusedSum
+from vision.layers.planar import PlanarConv2d
 
 __all__ = ["fold_batch_norms", "store_weights"]
 
 Network = TypeVar("Network", bound=nn.Module)
-PLAIN = (nn.Conv2d, FusedConv2d, FusedSum, GroupedConv2d, AtrousConv, nn.ConvTranspose2d, nn.Linear)
+PLAIN = (
+    nn.Conv2d, FusedConv2d, FusedSum, GroupedConv2d, PlanarConv2d, AtrousConv, nn.ConvTranspose2d, nn.Linear,
+)  # fmt: skip
 
 
 def fold_batch_norms(model: Network) -> Network:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vision.layers.context import AtrousConv
 from vision.layers.conv import GroupedConv2d, conv_pairs
+from vision.layers.planar import PlanarConv2d
 
 __all__ = ["FusedConv2d", "FusedSum", "can_fuse", "fuse_convolutions", "fuse_sum"]
 
@@ -142,6 +143,6 @@ def fuse_convolutions(module: nn.Module) -> None:
 def _is_plain(conv: nn.Module) -> bool:
     """Whether `conv` does what its weight, stride, padding, dilation and groups say, and no more."""
     atrous = type(conv) is AtrousConv and conv.groups > 1 and not conv.wide  # others are computed in other ways
-    if type(conv) not in (nn.Conv2d, GroupedConv2d) and not atrous:
+    if type(conv) not in (nn.Conv2d, GroupedConv2d, PlanarConv2d) and not atrous:
         return False
     return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
