@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import Any
 
 import torch
 
-__all__ = ["DTYPES", "PRECISIONS", "autocast", "choose_device", "choose_precision", "cores", "set_threads"]
+__all__ = [
+    "DTYPES", "PRECISIONS", "autocast", "build_accelerator", "choose_device", "choose_precision", "cores",
+    "set_threads",
+]  # fmt: skip
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +52,18 @@ def choose_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """The autocast context of a precision from `choose_precision`; none for fp32."""
     return contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def build_accelerator(device: torch.device) -> Any:
+    """accelerate's Accelerator for the processes of this run, in full precision: ours is set by `autocast`."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process may have used a GPU
+    # parts of some models are left out of some steps (stages without proposals, auxiliary heads)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[unused])
 
 
 def cores() -> int:

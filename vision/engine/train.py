@@ -23,7 +23,7 @@ from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_siz
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import DEFAULT_SIZE, TrainConfig
-from vision.engine.device import DTYPES, choose_device, choose_precision, cores, set_threads
+from vision.engine.device import DTYPES, build_accelerator, choose_device, choose_precision, cores, set_threads
 from vision.engine.evaluate import check_classes
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
@@ -87,7 +87,7 @@ def train(config: TrainConfig | str | Path | None = None, **given: Any) -> Train
     state = _saved_state(config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    accelerator = _accelerator(device)
+    accelerator = build_accelerator(device)
     set_threads(config.threads, accelerator.device, accelerator.num_processes)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, _parts(config, accelerator, precision, restored=state is not None))
@@ -128,17 +128,6 @@ def _run(trainer: Trainer) -> None:
         if begins:
             clear_unless_saved(folder)
         raise
-
-
-def _accelerator(device: torch.device) -> Any:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process may have used a GPU
-    # parts of some models are left out of some steps (stages without proposals, auxiliary heads)
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[unused])
 
 
 def _parts(config: TrainConfig, accelerator: Any, precision: str, restored: bool) -> Parts:

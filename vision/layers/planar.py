@@ -37,9 +37,9 @@ class PlanarConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        large = x.ndim == 4 and x.shape[1] >= _LEAST_CHANNELS and x[0].numel() >= _LEAST_VALUES if len(x) else False
+        large = x.ndim == 4 and x.shape[1] >= _LEAST_CHANNELS and x.shape[1:].numel() >= _LEAST_VALUES
         learns = torch.is_grad_enabled() and self.weight.requires_grad and not torch.compiler.is_compiling()
-        if not (large and learns and x.dtype == self.weight.dtype) or torch.is_autocast_enabled(x.device.type):
+        if not (large and learns and len(x)) or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
 

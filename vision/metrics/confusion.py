@@ -36,8 +36,8 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
 
 def is_ignored(labels: Tensor, ignore: int) -> Tensor:
     """bool, where labels are `ignore`: never of a value that their type has not (PyTorch takes -1 for 255 in bytes)."""
-    known = torch.iinfo(labels.dtype)
-    return labels == ignore if known.min <= ignore <= known.max else torch.zeros_like(labels, dtype=torch.bool)
+    narrow = labels.dtype in (torch.bool, torch.uint8)
+    return torch.zeros_like(labels, dtype=torch.bool) if narrow and not 0 <= ignore <= 255 else labels == ignore
 
 
 def check_labels(function: str, labels: Tensor, classes: int) -> None:
