@@ -17,19 +17,18 @@ The class scores are brought to a spread at which a few hundred boxes pass the t
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from sides import Jobs, add_options, race
+from sides import Jobs, add_options, clock, race
 from torch import Tensor, nn
 
 from vision.engine.device import DTYPES, autocast, choose_precision
 from vision.engine.inference import ready_model
-from vision.layers.planar import gains_by_planes, use_planar_gradients
+from vision.layers.planar import use_planar_gradients
 from vision.models import TrainStep, VisionModel, build_model
 from vision.ops.masks import paste_masks
 from vision.pretrained.dense import DENSE_CONVERTERS, load_dense_state
@@ -123,13 +122,6 @@ def network_time(model: nn.Module, device: torch.device) -> Iterator[list[float]
         handle.remove()
 
 
-def clock(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def outside(call: Callable[[], object], model: nn.Module, device: torch.device) -> float:
     """Seconds of one call that are not spent in the model's layers."""
     with network_time(model, device) as spent:
@@ -215,8 +207,7 @@ def our_jobs(name: str, options: argparse.Namespace) -> Jobs:
     images = inputs(name, options)
     one, some = images[:1], images[: options.train_batch]
     plain, fast = ready_model(model, device, "fp32"), ready_model(model, device, precision)
-    if gains_by_planes(device, DTYPES[precision]):  # as `vision train` does
-        use_planar_gradients(model)
+    use_planar_gradients(model, device, DTYPES[precision])  # as `vision train` does
     train_step, targets = TrainStep(model).train(), some_objects(some)
 
     def losses() -> dict[str, Tensor]:

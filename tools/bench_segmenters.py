@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from vision.engine.device import DTYPES, autocast, choose_precision
 from vision.engine.inference import ready_model
-from vision.layers.planar import gains_by_planes, use_planar_gradients
+from vision.layers.planar import use_planar_gradients
 from vision.models import TrainStep, build_model
 from vision.models.base import IMAGENET_MEAN, IMAGENET_STD
 from vision.pretrained.segmentation import load_segmentation_state
@@ -103,8 +103,7 @@ def our_jobs(source: str, options: argparse.Namespace) -> Jobs:
     with torch.inference_mode():
         expected, found = logits_of(theirs(normalised)), plain(images).logits
     error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
-    if gains_by_planes(device, DTYPES[precision]):  # as `vision train` does
-        use_planar_gradients(model)
+    use_planar_gradients(model, device, DTYPES[precision])  # as `vision train` does
     train_step, targets = TrainStep(model).train(), semantic(labels)
 
     def predict_plain() -> None:

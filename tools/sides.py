@@ -14,7 +14,7 @@ import torch
 
 from vision.engine.malloc import reuse_freed_memory
 
-__all__ = ["Jobs", "add_options", "race"]
+__all__ = ["Jobs", "add_options", "clock", "race"]
 
 
 @dataclass
@@ -25,9 +25,9 @@ class Jobs:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def add_options(parser: argparse.ArgumentParser, rounds: int = 3) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that `race` reads."""
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
@@ -97,19 +97,20 @@ def _serve(
             name = pipe.recv()
         except EOFError:
             return
-        pipe.send(_seconds(jobs.calls[name], options.device))
+        pipe.send(_seconds(jobs.calls[name], torch.device(options.device)))
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
     """Of one call; a call that returns a number has measured itself."""
-    if device == "cpu":
-        start = time.process_time()
-        found = call()
-        spent = time.process_time() - start
-    else:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        found = call()
-        torch.cuda.synchronize()
-        spent = time.perf_counter() - start
+    start = clock(device)
+    found = call()
+    spent = clock(device) - start
     return found if isinstance(found, float) else spent
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of the processor, or on a GPU, once its work is done, of the wall."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()

@@ -112,9 +112,14 @@ class Annotations:
         return (np.diff(self.counts_start) > 0) | (np.diff(self.ring_first) > 0)
 
     @property
+    def in_targets(self) -> np.ndarray:
+        """(M,) bool: the objects that are part of targets: with an area, and no stuff."""
+        return (self.flags & (DEGENERATE | STUFF)) == 0
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """What boxes and segments serve: "instance" too where there are objects and each of a target has a segment."""
-        counted = self.segmented[(self.flags & (DEGENERATE | STUFF)) == 0]
+        counted = self.segmented[self.in_targets]
         return ("detection", "instance") if len(counted) and counted.all() else ("detection",)
 
     @property
@@ -224,14 +229,17 @@ class AnnotationsBuilder:
 
     def _judge_segments(self, annotations: Annotations) -> None:
         """A warning where some objects have a mask and others none: the masks serve nothing then."""
-        segmented, counted = annotations.segmented, (annotations.flags & (DEGENERATE | STUFF)) == 0
+        segmented, counted = annotations.segmented, annotations.in_targets
         lacking = np.flatnonzero(counted & ~segmented)
         if len(lacking) and segmented[counted].any():
-            owner = int(np.searchsorted(annotations.start, lacking[0], side="right")) - 1
-            file, where = self.describe(annotations.paths[owner], int(annotations.object_ids[lacking[0]]))
             value = f"no mask, as {len(lacking)} of {counted.sum()} objects"
             expected = "a mask for each object or for none; all masks are left out, boxes are used"
-            self.problems.append(Problem("warning", file, where, value, expected))
+            self._warn(annotations, lacking[0], value, expected)
+
+    def _warn(self, annotations: Annotations, row: int, value: str, expected: str) -> None:
+        owner = int(np.searchsorted(annotations.start, row, side="right")) - 1
+        file, where = self.describe(annotations.paths[owner], int(annotations.object_ids[row]))
+        self.problems.append(Problem("warning", file, where, value, expected))
 
     def _judge(self, annotations: Annotations) -> None:
         boxes, flags = annotations.boxes, annotations.flags
@@ -243,8 +251,6 @@ class AnnotationsBuilder:
         over = ~degenerate & ~away & ((boxes[:, :2] < -1) | (boxes[:, 2:] > limits + 1)).any(1)
         flags[away] |= DEGENERATE
         for row in np.flatnonzero(degenerate | away | over):
-            path = annotations.paths[owner[row]]
-            file, where = self.describe(path, int(annotations.object_ids[row]))
             value = "box " + " ".join(f"{v:g}" for v in boxes[row])
             width, height = limits[row]
             if degenerate[row]:
@@ -253,8 +259,6 @@ class AnnotationsBuilder:
                 expected = f"a box inside the image of {width:g}x{height:g} pixels; the object is left out"
             else:
                 expected = f"a box inside the image of {width:g}x{height:g} pixels; it is cut at the edge"
-            self.problems.append(Problem("warning", file, where, value, expected))
+            self._warn(annotations, row, value, expected)
         for row in np.flatnonzero(annotations.area < 0):
-            file, where = self.describe(annotations.paths[owner[row]], int(annotations.object_ids[row]))
-            value = f"area {annotations.area[row]:g}"
-            self.problems.append(Problem("warning", file, where, value, "0 or more; it is used as it is"))
+            self._warn(annotations, row, f"area {annotations.area[row]:g}", "0 or more; it is used as it is")

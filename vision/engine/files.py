@@ -11,9 +11,6 @@ from typing import IO, Any
 __all__ = ["write_file", "write_text"]
 
 
-ADVICE = "free some space or choose another folder"
-
-
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Calls `write` with an open binary file and puts the result at `path` in one step.
 
@@ -32,8 +29,9 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             partial.unlink()
         kept = "; the previous file is untouched" if path.exists() else ""
         reason = getattr(error, "strerror", None) or error
-        advice = "make the folder first" if isinstance(error, FileNotFoundError) else ADVICE
-        raise OSError(f"could not write {path}: {reason}{kept}. {advice[0].upper()}{advice[1:]}") from error
+        missing = isinstance(error, FileNotFoundError)
+        advice = "Make the folder first" if missing else "Free some space or choose another folder"
+        raise OSError(f"could not write {path}: {reason}{kept}. {advice}") from error
     _sync_folder(path.parent)
 
 

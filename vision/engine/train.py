@@ -36,7 +36,7 @@ from vision.engine.selection import keep
 from vision.engine.state import load_state
 from vision.engine.swa import candidate_of
 from vision.engine.trainer import Parts, Trainer
-from vision.layers.planar import gains_by_planes, use_planar_gradients
+from vision.layers.planar import use_planar_gradients
 from vision.losses.mining import class_weights
 from vision.models import VisionModel, build_model
 from vision.structures import ClassMap
@@ -155,8 +155,7 @@ def _parts(config: TrainConfig, accelerator: Any, precision: str, restored: bool
         logger.log(logging.WARNING if report.partial else logging.INFO, "weights %s: %s", config.weights, report)
     frozen = freeze(model, config.freeze)
     model.to(device=accelerator.device, memory_format=torch.channels_last)
-    if gains_by_planes(accelerator.device, DTYPES[precision]):
-        use_planar_gradients(model)
+    use_planar_gradients(model, accelerator.device, DTYPES[precision])
     optimizer = build_optimizer(model, config.optim)
     return Parts(model, optimizer, loader, val_dataset, accelerator, precision, frozen)
 

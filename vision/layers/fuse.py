@@ -59,7 +59,7 @@ class _Fused(nn.Conv2d):
         self._layouts: dict[torch.Size, Tensor | None] = {}  # by shape of the input; None: it was there once
 
     def _weights(self, x: Tensor) -> tuple[Any, ...]:
-        """Weight, bias, padding, stride, dilation and groups, as the operators want them; x is the first input."""
+        """Weight, bias, padding, stride, dilation and groups, as the operators want them for the input x."""
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if x.shape not in self._layouts:
             if len(self._layouts) == self.kept:

@@ -20,9 +20,11 @@ def gains_by_planes(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-def use_planar_gradients(model: nn.Module) -> None:
-    """Makes every plain dense convolution of `model` with a kernel above 1x1 a `PlanarConv2d`, in place: its
-    parameters, their names and what it computes stay."""
+def use_planar_gradients(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Makes every plain dense convolution of `model` with a kernel above 1x1 a `PlanarConv2d`, in place, where training
+    on `device` in `dtype` gains by it: its parameters, their names and what it computes stay."""
+    if not gains_by_planes(device, dtype):
+        return
     for module in model.modules():
         plain = type(module) is nn.Conv2d and module.groups == 1 and max(module.kernel_size) > 1
         if plain and module.padding_mode == "zeros" and not isinstance(module.padding, str):
