@@ -252,6 +252,11 @@ class LabelRule:
     none: int = 255
     first: int = 0
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether a pixel may have several classes, or none: each is judged by itself, the first too."""
+        return self.threshold is not None and self.first == 0
+
     def decide(self, best: Tensor, label: Tensor) -> Tensor:
         """Labels (..., H, W) int64 where `label` is the likeliest class from `first` on and `best` its probability."""
         return label if self.threshold is None else label.where(best > self.threshold, self.none)
@@ -281,6 +286,6 @@ class Segmentation(_TensorData):
 
         ValueError without scores, and where the classes of a pixel exclude each other.
         """
-        if self.scores is None or self.rule.threshold is None:
+        if self.scores is None or not self.rule.overlapping:
             raise ValueError("layers: expected the scores of a multi-label segmentation (predict with scores=True)")
         return self.scores > self.rule.threshold

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vision.media.draw import class_colours, draw_detections, draw_segmentation
-from vision.structures import ClassMap, Detections, Segmentation
+from vision.structures import ClassMap, Detections, LabelRule, Segmentation
 
 CLASSES = ClassMap(("cell", "plate", "a rather long class name"))
 
@@ -96,3 +96,15 @@ def test_the_legend_keeps_the_order_of_the_classes_and_the_largest_where_not_all
     known = [tuple(colour) for colour in class_colours(30).tolist()]
     places = [known.index(colour) for colour in order]
     assert places == sorted(places) and 29 in places and 1 < len(places) < 30
+
+
+def test_overlapping_classes_are_mixed_and_what_has_none_is_left_as_it_is():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    scores = torch.zeros(3, 40, 60)
+    scores[0, :, :40], scores[1, :, 20:40] = 0.7, 0.9
+    rule = LabelRule(0.5)
+    drawn = draw_segmentation(image, Segmentation(rule.labels(scores), scores, rule), CLASSES, legend=False)
+    first, second, _ = class_colours(3).astype(float)
+    for column, colour in ((10, first), (30, (first + second) / 2)):
+        assert np.abs(drawn[20, column] - (50 + colour / 2)).max() <= 1
+    assert (drawn[:, 40:] == 100).all()

@@ -163,8 +163,7 @@ class JointInference(Inference):
 def _refined(found: Segmentation, image: Tensor) -> Segmentation:
     """`found` after the dense CRF on its own part of the prepared image (3, H, W)."""
     height, width = found.labels.shape
-    alone = found.rule.threshold is not None and found.rule.first == 0
-    if found.scores is None or len(found.scores) < 2 or alone:
+    if found.scores is None or len(found.scores) < 2 or found.rule.overlapping:
         raise ValueError("crf: it needs the probabilities of two or more classes, of which each pixel has one")
     scores = dense_crf(found.scores, image[:, :height, :width])
     return Segmentation(found.rule.labels(scores), scores, found.rule)

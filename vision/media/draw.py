@@ -82,21 +82,44 @@ def draw_segmentation(
 ) -> np.ndarray:
     """A copy of `image` (RGB uint8 (H, W, 3)) under the colours of its classes, with a legend of those present.
 
-    A class named "background" is left as it is, pixels of no class are darkened.
+    A class named "background" is left as it is, pixels of no class are darkened. Where classes may overlap and their
+    scores are there, the colours of those that do are mixed, and what has none is left as it is.
     """
-    labels = segmentation.labels.cpu().numpy()
     palette = np.zeros((len(classes) + 1, 3), np.uint8)  # the last one: of no class
     palette[:-1] = class_colours(len(classes))
-    overlay = palette[np.where((labels >= 0) & (labels < len(classes)), labels, len(classes))]
+    mixed = segmentation.scores is not None and segmentation.rule.overlapping
+    overlay, bare, shares = (_mixed if mixed else _exclusive)(segmentation, classes, palette)
     drawn = cv2.addWeighted(np.ascontiguousarray(image), 1 - opacity, overlay, opacity, 0)
-    background = [i for i, name in enumerate(classes.names) if name == "background"]
-    for label in background:
-        drawn[labels == label] = image[labels == label]
+    drawn[bare] = image[bare]
     if legend:
-        shares = np.bincount(labels[(labels >= 0) & (labels < len(classes))].ravel(), minlength=len(classes))
-        shares[background] = 0
         _legend(drawn, shares, classes, palette)
     return drawn
+
+
+def _exclusive(
+    segmentation: Segmentation, classes: ClassMap, palette: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The colour of each pixel's class, which pixels are bare (H, W), and how many pixels each class has (C,)."""
+    labels = segmentation.labels.cpu().numpy()
+    labels = np.where((labels >= 0) & (labels < len(classes)), labels, len(classes))
+    background = np.array([*(name == "background" for name in classes.names), False])
+    shares = np.bincount(labels.ravel(), minlength=len(classes) + 1) * ~background
+    return palette[labels], background[labels], shares[:-1]
+
+
+def _mixed(
+    segmentation: Segmentation, classes: ClassMap, palette: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_exclusive`, with the mean colour of all classes that a pixel has."""
+    layers = segmentation.layers.cpu().numpy()
+    count = layers.sum(0)
+    overlay = np.empty((*count.shape, 3), np.uint8)
+    for channel in range(3):
+        total = np.zeros(count.shape, np.float32)
+        for layer, value in zip(layers, palette[:, channel]):
+            total += layer * np.float32(value)
+        overlay[..., channel] = np.round(total / np.maximum(count, 1))
+    return overlay, count == 0, layers.sum((1, 2))
 
 
 def _legend(image: np.ndarray, shares: np.ndarray, classes: ClassMap, palette: np.ndarray) -> None:
