@@ -19,7 +19,15 @@ import numpy as np
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Batch", "ClassMap", "Detections", "Geometry", "LabelRule", "Sample", "Segmentation", "Target", "Targets"]
+__all__ = [
+    "Batch", "ClassMap", "Detections", "Geometry", "LabelRule", "Sample", "Segmentation", "Target", "Targets",
+    "ignore_label",
+]  # fmt: skip
+
+
+def ignore_label(classes: int) -> int:
+    """The label that counts nowhere, beside labels 0 .. `classes` - 1: 255 as long as it is free, else -1."""
+    return 255 if classes <= 255 else -1
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class ClassMap:
     @property
     def ignore(self) -> int:
         """The label of pixels that have none of the classes, or an unknown one: 255, with more than 255 classes -1."""
-        return 255 if len(self) <= 255 else -1
+        return ignore_label(len(self))
 
     @classmethod
     def of(cls, classes: ClassMap | Sequence[str] | int) -> ClassMap:

@@ -86,12 +86,34 @@ def test_norms_and_activations(norm):
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg16"])
 def test_no_bias_before_a_norm_and_a_gradient_for_every_parameter(name):
     torch.manual_seed(0)
-    backbone = build_backbone(name, in_channels=1, width=0.5, drop_path=0.1).train()
+    dropped = {} if name == "vgg16" else {"drop_path": 0.1}
+    backbone = build_backbone(name, in_channels=1, width=0.5, **dropped).train()
     sum(f.square().mean() for f in backbone(torch.rand(8, 1, 64, 64))).backward()
     assert [key for key, p in backbone.named_parameters() if p.grad is None] == []
     if name != "vgg16":
         convolutions = [m for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d) and ".fc" not in n]
         assert not any(conv.bias is not None for conv in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("csp_n", {"init": "xavier_uniform"}),
+        ("csp_n", {"output_stride": 16}),
+        ("mobilenet_v1", {"zero_init_residual": True}),
+        ("vgg16", {"drop_path": 0.2}),
+        ("vgg16_bn", {"dilation_rule": "uniform"}),
+    ],
+)
+def test_what_a_backbone_cannot_follow_is_refused_by_name(name, options):
+    with pytest.raises(ValueError, match=f"{name}.*{next(iter(options))}"):
+        build_backbone(name, **options)
+
+
+def test_csp_follows_width_and_refuses_levels_that_it_lacks():
+    assert build_backbone("csp_s", width=0.5).channels == build_backbone("csp_n").channels
+    with pytest.raises(ValueError, match=r"levels \(3, 9\)"):
+        build_backbone("csp_n", levels=(3, 9))
 
 
 def test_zero_init_residual_makes_blocks_the_identity_at_first():
@@ -155,5 +177,5 @@ def test_timm_says_what_it_cannot_do():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match="does not know"):
         build_backbone("timm:resnet19")
-    with pytest.raises(ValueError, match="timm's own"):
+    with pytest.raises(ValueError, match="no choice of norm"):
         build_backbone("timm:resnet18", norm="group")

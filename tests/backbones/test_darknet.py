@@ -21,5 +21,5 @@ def test_the_backbone_of_a_detector_carries_over(size):
 
 
 def test_no_dilated_form():
-    with pytest.raises(ValueError, match="output stride 8"):
+    with pytest.raises(ValueError, match="output_stride, 8"):
         build_backbone("csp_n", output_stride=8)

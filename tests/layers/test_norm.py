@@ -35,6 +35,13 @@ def test_group_norm_takes_32_groups_or_the_most_that_divide():
     assert build_norm("group", 36).num_groups == 18
 
 
+@pytest.mark.parametrize("channels", [2, 16, 32, 33])
+def test_a_group_has_two_channels_or_more_so_that_one_pixel_can_be_normalised(channels):
+    norm = build_norm("group", channels)
+    assert channels // norm.num_groups >= 2
+    assert torch.isfinite(norm(torch.randn(1, channels, 1, 1))).all()
+
+
 def test_frozen_batch_norm_equals_torchvision_and_loads_a_trained_one():
     trained = nn.BatchNorm2d(6)
     for value in trained.state_dict().values():

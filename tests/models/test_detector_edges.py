@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_models import DISTINCT, small_model
 
+from vision.models import build_model
 from vision.structures import Targets
 
 FAMILIES = [name for name in DISTINCT if small_model(name).task != "semantic"]
@@ -93,3 +94,17 @@ def test_grey_picture(name):
     with torch.no_grad():
         (found,) = model.decode(model(images), torch.tensor([[64, 64]]), score_threshold=0.0)
     assert found.scores.isfinite().all()
+
+
+def test_units_of_length_of_fcos_follow_its_finest_level():
+    options = {"levels": (4, 5), "width": 0.25}
+    model = build_model("fcos_resnet18_fpn", 2, width=16, depth=1, backbone_options=options).eval()
+    with torch.no_grad():
+        outputs = model(torch.rand(1, 3, 128, 128))
+    assert outputs.strides.unique().tolist() == [16, 32, 64, 128]
+
+
+def test_the_coarsest_level_of_a_small_image_is_one_pixel_for_group_norm():
+    model = build_model("fcos_resnet18_fpn", 2, width=32, depth=1, backbone_options={"width": 0.25}).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 64, 64)).logits.isfinite().all()

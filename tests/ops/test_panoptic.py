@@ -38,6 +38,13 @@ def test_things_of_the_semantic_map_and_small_stuff_are_void():
     assert not pixels.instances.any()
 
 
+def test_void_is_no_class_where_there_are_more_than_255():
+    semantic = torch.full((4, 4), 255)
+    semantic[0] = 0  # of things, without an instance
+    pixels = merge_panoptic(detections(rows(), [], []), semantic, torch.arange(300) < 2, smallest_stuff=1)
+    assert (pixels.labels[0] == -1).all() and (pixels.labels[1:] == 255).all()
+
+
 def test_an_instance_of_stuff_is_not_laid_down_and_masks_are_needed():
     found = detections(rows((0, 4)), [0.9], [2])
     pixels = merge_panoptic(found, torch.full((4, 4), 3), THINGS, smallest_stuff=1)

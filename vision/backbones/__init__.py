@@ -44,12 +44,15 @@ def build_backbone(name: str, *, taps: tuple[int | str, ...] | None = None, **op
     from vision.backbones.vgg import VGG, VGGS
 
     if name in MOBILENETS:
+        if name == "mobilenet_v1":
+            chosen.refuse(name, "drop_path", "zero_init_residual")  # it has no residual blocks
         return MobileNet(MOBILENETS[name], chosen, taps)
     if taps:
         raise ValueError(f"backbone {name!r}: taps are for MobileNets; use levels")
     if name in RESNETS:
         return ResNet(RESNETS[name], chosen)
     if name in VGGS:
+        chosen.refuse(name, "drop_path", "zero_init_residual", "dilation_rule")
         return VGG(VGGS[name], chosen)
     if name in CSP_SCALES:
         return build_csp(name, chosen)

@@ -62,6 +62,13 @@ class BackboneOptions:
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"backbone: drop_path {self.drop_path}; expected 0 <= drop_path < 1")
 
+    def refuse(self, name: str, *fields: str) -> None:
+        """ValueError if one of `fields`, with which the network `name` can do nothing, is not as it is by default."""
+        for field in fields:
+            value = getattr(self, field)
+            if value != getattr(BackboneOptions, field):
+                raise ValueError(f"backbone {name!r} has no choice of {field}, {value!r} was asked for; leave it out")
+
     def chosen_levels(self, known: Sequence[int], default: Sequence[int] | None = None) -> tuple[int, ...]:
         """The levels to return: those asked for, else `default`, else all `known`. ValueError when one is not known."""
         levels = tuple(self.levels if self.levels is not None else default or known)

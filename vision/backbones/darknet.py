@@ -34,18 +34,18 @@ def yolo_scale(depth: float, width: float) -> tuple[list[int], list[int]]:
 def build_csp(name: str, options: BackboneOptions) -> CSPDarknet:
     """The backbone of YOLO-n, s, m or l alone, on levels 1 to 5: weights of a detector can be carried over.
 
-    ValueError for an output stride other than 32: it has no dilated form.
+    ValueError for what it does not have, as other output strides than 32: it has no dilated form.
     """
-    if options.output_stride != 32:
-        raise ValueError(f"backbone {name!r}: output stride {options.output_stride}; it has 32 alone")
-    channels, depths = yolo_scale(*CSP_SCALES[name])
+    options.refuse(name, "output_stride", "dilation_rule", "zero_init_residual", "init")
+    depth, width = CSP_SCALES[name]
+    channels, depths = yolo_scale(depth, width * options.width)
     backbone = CSPDarknet(
         channels,
         depths,
         norm=yolo_norm if options.norm == "batch" else options.norm,
         activation=options.activation or "silu",
         in_channels=options.in_channels,
-        levels=options.levels or (1, 2, 3, 4, 5),
+        levels=options.chosen_levels(range(1, 6)),
     )
     if options.drop_path:
         add_stochastic_depth(backbone, options.drop_path)

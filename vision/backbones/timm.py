@@ -13,8 +13,9 @@ __all__ = ["TimmBackbone"]
 class TimmBackbone(Backbone):
     """timm's network `name` under the backbone contract; level i is its last feature map of stride 2**i.
 
-    `output_stride` is timm's own dilation, which some networks lack; norm, activation and width are the network's:
-    ValueError for others, for an unknown name, and ImportError with the command to install timm where it is absent.
+    `output_stride` is timm's own dilation, which some networks lack; norm, activation, width and initialisation are the
+    network's own. ValueError where others are asked for and for an unknown name, ImportError with the command that
+    installs timm where it is absent.
     """
 
     def __init__(self, name: str, options: BackboneOptions):
@@ -26,8 +27,8 @@ class TimmBackbone(Backbone):
         if not timm.is_model(name):
             close = ", ".join(timm.list_models(f"*{name[:6]}*")[:8]) or "see timm.list_models()"
             raise ValueError(f"backbone 'timm:{name}': timm does not know it; near it: {close}")
-        if options.norm != "batch" or options.activation is not None or options.width != 1.0:
-            raise ValueError(f"backbone 'timm:{name}': norm, activation and width are timm's own; leave them out")
+        own = ("norm", "activation", "width", "dilation_rule", "zero_init_residual", "init")
+        options.refuse(f"timm:{name}", *own)
         with torch.device("meta"):  # only to read which feature map has which stride
             strides = timm.create_model(name, features_only=True).feature_info.reduction()
         index_of = {stride.bit_length() - 1: index for index, stride in enumerate(strides)}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vision.data.memory import free_memory
 from vision.structures import Sample, Target
 
 __all__ = ["SampleCache", "affordable_cache"]
@@ -18,22 +18,13 @@ _GIGABYTE = 1 << 30
 
 def affordable_cache(dataset: Any, *, semantic: bool = False) -> int:
     """Bytes that hold a whole data set decoded, or 0 when that is over a gigabyte or a quarter of the free memory."""
-    limit, needed = min(_GIGABYTE, _available_memory() // 4), 0
+    limit, needed = min(_GIGABYTE, free_memory() // 4), 0
     for i in range(len(dataset)):
         height, width = dataset.size(i)
         needed += height * width * (3 + 4 * semantic) + 4
         if needed > limit:
             return 0
     return needed
-
-
-def _available_memory() -> int:
-    """Bytes that programs can still take; where the system does not tell, four gigabytes."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 4 * _GIGABYTE
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 4 * _GIGABYTE)
 
 
 class SampleCache:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from vision.data.layers import class_layers
+from vision.data.placement import ignore_of
 from vision.data.resize import Placement
 from vision.structures import Batch, Geometry, Sample, Target, Targets
 
@@ -102,7 +103,7 @@ def _collate_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[
 
 
 def _collate_semantic(maps: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
-    ignore = 255 if all(image.dtype == np.uint8 for image in maps) else -1
+    ignore = min(ignore_of(image) for image in maps)
     stacked = _empty((len(maps), *size), torch.int64)
     rows = stacked.numpy()
     for row, image in zip(rows, maps):
@@ -118,7 +119,7 @@ def _collate_layers(images: Sequence[np.ndarray], size: tuple[int, int]) -> Tens
     rows = stacked.numpy()
     for row, image in zip(rows, images):
         if image.shape[1:] != tuple(size):
-            row[:] = 255 if image.dtype == np.uint8 else -1
+            row[:] = ignore_of(image)
         row[:, : image.shape[1], : image.shape[2]] = image
     return stacked
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vision.data.dataset import count_labels
-from vision.structures import Target
+from vision.structures import Target, ignore_label
 
 __all__ = ["class_layers", "class_pixels", "learnt_as"]
 
@@ -18,8 +18,8 @@ def class_layers(target: Target, classes: int) -> np.ndarray:
     uint8 with 255 = ignore, over 255 classes int16 with -1, as `ClassMap.ignore`. `target` needs its masks; where it
     has a semantic map too, its 255 is a part that nothing is known of (padding).
     """
-    ignore, kind = (255, np.uint8) if classes <= 255 else (-1, np.int16)
-    layers = np.zeros((classes, *target.size), kind)
+    ignore = ignore_label(classes)
+    layers = np.zeros((classes, *target.size), np.uint8 if ignore == 255 else np.int16)
     for label, mask, crowd in zip(target.labels, target.masks, target.crowd):
         layer = layers[label]
         if crowd:

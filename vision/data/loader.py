@@ -28,7 +28,7 @@ from vision.data.sampler import (
 from vision.data.transforms import Augmentation
 from vision.structures import Batch, Sample
 
-__all__ = ["SAMPLINGS", "Loader", "SampleSource", "build_loader"]
+__all__ = ["SAMPLINGS", "Loader", "SampleSource", "build_loader", "worker_options"]
 
 SAMPLINGS = ("uniform", "repeat_factor", "class_balanced")
 
@@ -158,18 +158,9 @@ class Loader:
         self.source, self.plan, self.workers = source, plan, workers
         self._consumed = 0
         join = partial(_join, pad=source.preprocess.pad, with_targets=source.with_targets, layers=layers)
-        in_workers: dict[str, Any] = {}
-        if workers:
-            # forked workers share the annotations and the cache of images instead of copying them
-            context = "fork" if sys.platform == "linux" else None
-            in_workers = {
-                "worker_init_fn": _start_worker,
-                "persistent_workers": True,
-                "multiprocessing_context": context,
-            }
         self._batches = DataLoader(
-            source, batch_sampler=plan, collate_fn=join, num_workers=workers, pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(plan.seed), **in_workers,
+            source, batch_sampler=plan, collate_fn=join, generator=torch.Generator().manual_seed(plan.seed),
+            pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0, **worker_options(workers),
         )  # fmt: skip
 
     @property
@@ -207,6 +198,15 @@ class Loader:
 def _join(samples: list, **options: Any) -> Batch | Exception:
     """The Batch, or the first error in place of a sample."""
     return next((sample for sample in samples if isinstance(sample, Exception)), None) or collate(samples, **options)
+
+
+def worker_options(workers: int) -> dict[str, Any]:
+    """What a torch DataLoader with so many worker processes is to be told of them, the persistence apart."""
+    if not workers:
+        return {"num_workers": 0}
+    # forked workers share the annotations and the cache of images instead of copying them
+    context = "fork" if sys.platform == "linux" else None
+    return {"num_workers": workers, "worker_init_fn": _start_worker, "multiprocessing_context": context}
 
 
 def _start_worker(_: int) -> None:

@@ -115,7 +115,7 @@ def merge_targets(targets: Sequence[Target], regions: Sequence[tuple[int, int, i
 
 
 def ignore_of(semantic: np.ndarray) -> int:
-    """The label that means "ignore" in a semantic map of this type: 255 in bytes, else -1."""
+    """The label that means "ignore" in a semantic map, or layers, of this type: 255 in bytes, else -1."""
     return 255 if semantic.dtype == np.uint8 else -1
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vision.data.memory import free_memory
 from vision.engine.config import TrainConfig
 from vision.engine.device import autocast
 from vision.engine.log import progress_bar
-from vision.engine.memory import free_memory
 from vision.engine.optim import LEARNING_RATES
 from vision.engine.settings import BatchGrowthConfig
 from vision.models import TrainStep, VisionModel

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 __all__ = [
-    "DTYPES", "PRECISIONS", "autocast", "build_accelerator", "choose_device", "choose_precision", "cores",
-    "set_threads",
+    "DTYPES", "PRECISIONS", "autocast", "build_accelerator", "choose_device", "choose_precision", "choose_workers",
+    "cores", "set_threads",
 ]  # fmt: skip
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -69,6 +69,15 @@ def build_accelerator(device: torch.device) -> Any:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_workers(workers: int | None, device: torch.device, processes: int) -> int:
+    """Processes that load data for each of `processes`: `workers`, or as many as there are cores to spare. On a CPU
+    they would only take turns with the network itself, unless cores are plenty."""
+    if workers is not None:
+        return workers
+    share = cores() // processes
+    return min(8, share) if device.type != "cpu" else min(4, share // 4)
 
 
 def set_threads(threads: int | None, device: torch.device, processes: int) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from vision.data.layers import class_layers, learnt_as
+from vision.data.loader import worker_options
 from vision.engine.evaluation import Evaluation
 from vision.engine.files import write_text
 from vision.engine.inference import Inference, stack_images
@@ -227,7 +228,7 @@ def _results(inference: Inference, dataset: Any, settings: _Settings) -> Iterato
     """(index, result in source pixels) of every image of this process, in order."""
     indices = range(settings.rank, len(dataset), settings.world)
     prepared = _Prepared(dataset, indices, inference)
-    loader = DataLoader(prepared, settings.batch_size, num_workers=settings.workers, collate_fn=prepared.collate)
+    loader = DataLoader(prepared, settings.batch_size, collate_fn=prepared.collate, **worker_options(settings.workers))
     shown = settings.progress and settings.rank == 0
     with progress_bar(len(indices), "evaluate", shown, unit="image", leave=False) as bar:
         for batch_indices, images, placements in loader:

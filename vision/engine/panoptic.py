@@ -41,7 +41,9 @@ class PanopticInference(Inference):
             pixels = merge_panoptic(
                 detections, restore_segmentation(semantic, geometry, i, scores=False).labels, things
             )
-            results.append(PanopticFound(detections, panoptic_map(pixels.labels, pixels.instances)))
+            results.append(
+                PanopticFound(detections, panoptic_map(pixels.labels, pixels.instances, self.classes.ignore))
+            )
         return results
 
 

@@ -11,6 +11,7 @@ import torch
 
 from vision.engine.checkpoint import save
 from vision.engine.config import TrainConfig
+from vision.engine.device import choose_workers
 from vision.engine.files import write_text
 from vision.models import VisionModel
 
@@ -96,7 +97,7 @@ def validate(
         model,
         dataset,
         batch_size=config.batch_size,
-        workers=config.workers or 0,
+        workers=choose_workers(config.workers, accelerator.device, accelerator.num_processes),
         device=str(accelerator.device),
         precision=precision,
         analyse=analyse,

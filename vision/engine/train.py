@@ -23,7 +23,7 @@ from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_siz
 from vision.engine.canvas import fitting_preprocess
 from vision.engine.checkpoint import transfer
 from vision.engine.config import DEFAULT_SIZE, TrainConfig
-from vision.engine.device import DTYPES, build_accelerator, choose_device, choose_precision, cores, set_threads
+from vision.engine.device import DTYPES, build_accelerator, choose_device, choose_precision, choose_workers, set_threads
 from vision.engine.evaluate import check_classes
 from vision.engine.files import write_text
 from vision.engine.find_lr import find_learning_rate
@@ -211,7 +211,7 @@ def _loader(config: TrainConfig, dataset: Any, preprocess: Preprocess, task: str
         batch_size=config.batch_size,
         task=task,
         train=True,
-        workers=_workers(config, accelerator),
+        workers=choose_workers(config.workers, accelerator.device, accelerator.num_processes),
         seed=config.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
@@ -241,14 +241,6 @@ def _fitting_batch(
     size = int(accelerator.gather(torch.tensor([size], device=accelerator.device)).min())
     logger.info("auto_batch: %s", choice_told(size, limit, images, config))
     return size
-
-
-def _workers(config: TrainConfig, accelerator: Any) -> int:
-    """Data workers: on a CPU they would only take turns with the training itself, unless cores are plenty."""
-    if config.workers is not None:
-        return config.workers
-    share = cores() // accelerator.num_processes
-    return min(8, share) if accelerator.device.type != "cpu" else min(4, share // 4)
 
 
 def freeze(model: nn.Module, patterns: list[str]) -> list[nn.Module]:

@@ -100,7 +100,8 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def _group_norm(channels: int) -> nn.Module:
-    groups = max(count for count in range(1, 33) if channels % count == 0)  # 32 as in arXiv:1803.08494, if it divides
+    # 32 as in arXiv:1803.08494, if they divide, of two channels or more: one alone has no spread on a map of one pixel
+    groups = max(count for count in range(1, 33) if channels % count == 0 and (channels >= 2 * count or count == 1))
     return nn.GroupNorm(groups, channels)
 
 

@@ -76,7 +76,7 @@ class FCOS(DenseDetector):
 
     def _points(self, levels: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Places (P, 2) and the sides (P,) of torchvision's square anchors there, which are its units of length."""
-        points, strides = [], []
+        points, strides, finest = [], [], float(self.backbone.strides[0])
         for number, level in enumerate(levels):
             height, width = level.shape[-2:]
             # a grid that does not divide the image has another step than its stride; torchvision's choice
@@ -84,7 +84,7 @@ class FCOS(DenseDetector):
             y = torch.arange(height, device=level.device, dtype=torch.float32) * (size[0] // height)
             grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
             points.append(grid.reshape(-1, 2))
-            strides.append(torch.full((height * width,), 8.0 * 2**number, device=level.device))
+            strides.append(torch.full((height * width,), finest * 2**number, device=level.device))
         return torch.cat(points), torch.cat(strides)
 
     def scores(self, logits: Tensor, quality: Tensor | None = None) -> Tensor:

@@ -18,8 +18,8 @@ class FeaturePyramid(nn.Module):
 
     extra: "pool" appends every second place of the last map (Faster R-CNN); "p6p7" two strided convolutions on the
     last output map (RetinaNet v2, FCOS), "p6p7_c5" the same on the last input map (RetinaNet); None nothing. Input
-    sizes need not be multiples of one another. `channels` lists the outputs' channels, `strides_of(strides)` their
-    strides. State-dict keys: inner_blocks, layer_blocks, extra_blocks.p6 / p7, as torchvision's.
+    sizes need not be multiples of one another. `channels` lists the outputs' channels. State-dict keys: inner_blocks,
+    layer_blocks, extra_blocks.p6 / p7, as torchvision's.
     """
 
     def __init__(
@@ -49,13 +49,6 @@ class FeaturePyramid(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def strides_of(self, strides: Sequence[int]) -> tuple[int, ...]:
-        """The strides of the outputs for input maps of `strides`: each extra map doubles the last."""
-        strides = tuple(strides)
-        while len(strides) < len(self.channels):
-            strides += (2 * strides[-1],)
-        return strides
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         top_down = self.inner_blocks[-1](features[-1])

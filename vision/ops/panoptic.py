@@ -7,15 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vision.structures import Detections
+from vision.structures import Detections, ignore_label
 
 __all__ = ["PanopticPixels", "merge_panoptic"]
 
-_VOID = 255
-
 
 class PanopticPixels(NamedTuple):
-    """labels (H, W) int64, 255 = void · instances (H, W) int64: 0 for stuff and void, things count from 1 by score."""
+    """labels (H, W) int64, void as `ignore_label` · instances (H, W) int64: 0 for stuff and void, things count from 1
+    by score."""
 
     labels: Tensor
     instances: Tensor
@@ -39,7 +38,7 @@ def merge_panoptic(
     """
     if detections.masks is None:
         raise ValueError("merge_panoptic: detections without masks; decode them with a mask head")
-    labels = torch.full_like(semantic, _VOID)
+    labels = torch.full_like(semantic, ignore_label(len(things)))
     instances = torch.zeros_like(semantic)
     count = 0
     wanted = things[detections.labels] & (detections.scores > score_threshold)

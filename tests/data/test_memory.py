@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from vision.engine.memory import free_memory
+from vision.data.memory import free_memory
 
 MACHINE = 10_000.0
 
