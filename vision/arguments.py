@@ -89,7 +89,7 @@ def _add_rules(parser: argparse.ArgumentParser, maps: str) -> None:
 
 def outline_options(options: argparse.Namespace) -> Any:
     """An OutlineOptions of what was given of it; None for nothing."""
-    chosen = {"share": options.percentile, "tolerance": options.tolerance, "spacing": options.spacing}
+    chosen = {"percentile": options.percentile, "tolerance": options.tolerance, "spacing": options.spacing}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if not chosen:
         return None

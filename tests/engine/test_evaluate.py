@@ -131,7 +131,13 @@ def test_a_model_of_several_tasks_takes_the_options_of_each(folder, tmp_path, mo
 
     monkeypatch.setattr(evaluate_module, "Inference", Spy)
     out = folder and tmp_path / folder
-    options = {"tile": 128, "iou_threshold": 0.4, "outlines": OutlineOptions(share=50), "analyse": True, "out": out}
+    options = {
+        "tile": 128,
+        "iou_threshold": 0.4,
+        "outlines": OutlineOptions(percentile=50),
+        "analyse": True,
+        "out": out,
+    }
     evaluation = evaluate(Both(), Numbered(), progress=False, device="cpu", **options)
     assert taken["detection"]["iou_threshold"] == 0.4
     assert (taken["detection"]["tile"], taken["semantic"]["tile"]) == (None, 128)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vision.metrics import DetectionAP
 from vision.metrics.bands import boundary_bands
-from vision.metrics.boundary import boundary_band, boundary_width
+from vision.metrics.outlines import boundary_band, boundary_width
 from vision.metrics.run_reading import runs_from_bitmaps, runs_from_rle
 from vision.structures import Detections, Target
 

@@ -15,10 +15,9 @@ from scipy import ndimage
 
 from vision.metrics import RandScore, SurfaceDistance, boundary_iou, surface_figures
 from vision.metrics import surface as surface_module
-from vision.metrics.boundary import boundary_band, boundary_width
 from vision.metrics.confusion import is_ignored
-from vision.metrics.label_outlines import label_band, label_outline
-from vision.metrics.surface import mask_outline, outline_distances, percentile
+from vision.metrics.outlines import boundary_band, boundary_width, label_band, label_outline, mask_outline
+from vision.metrics.surface import outline_distances, percentile_of
 
 
 def blobs(shape, seed, level=0.0):
@@ -48,11 +47,11 @@ def test_equals_scipy(shape, unit, direct, device, monkeypatch):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 9), st.floats(0, 1), st.integers(0, 10**6), st.floats(0, 100))
-def test_equals_brute_force(height, width, density, seed, share):
+def test_equals_brute_force(height, width, density, seed, percentile):
     rng = np.random.default_rng(seed)
     spacing = (1.5, 0.5)
     masks = rng.random((2, height, width)) < density
-    figures = surface_figures(*torch.from_numpy(masks), spacing, share=share)
+    figures = surface_figures(*torch.from_numpy(masks), spacing, percentile=percentile)
     points = []
     for mask in masks:
         padded = np.pad(mask, 1)
@@ -65,7 +64,7 @@ def test_equals_brute_force(height, width, density, seed, share):
     far = np.sqrt(((points[0][:, None] - points[1]) ** 2).sum(-1))
     forth, back = far.min(1), far.min(0)
     assert figures["hausdorff"] == pytest.approx(max(forth.max(), back.max()), rel=1e-14)
-    assert figures["hd95"] == pytest.approx(max(np.percentile(one, share) for one in (forth, back)), rel=1e-14)
+    assert figures["hd95"] == pytest.approx(max(np.percentile(one, percentile) for one in (forth, back)), rel=1e-14)
     assert figures["assd"] == pytest.approx(np.concatenate([forth, back]).mean(), rel=1e-13)
     assert figures["surface_dice"] == pytest.approx((np.concatenate([forth, back]) <= 1).mean(), abs=1e-12)
 
@@ -116,11 +115,11 @@ def test_outline_touches_the_border():
     assert mask_outline(torch.ones(4, 4)).sum() == 12
 
 
-@pytest.mark.parametrize("share", [0, 5, 50, 95, 99.9, 100])
+@pytest.mark.parametrize("percentile", [0, 5, 50, 95, 99.9, 100])
 @pytest.mark.parametrize("count", [1, 2, 41])
-def test_percentile_equals_numpy(share, count):
+def test_percentile_equals_numpy(percentile, count):
     values = np.random.default_rng(count).random(count)
-    assert percentile(torch.from_numpy(values), share).item() == np.percentile(values, share)
+    assert percentile_of(torch.from_numpy(values), percentile).item() == np.percentile(values, percentile)
 
 
 def test_boundary_iou_equals_opencv():
@@ -171,7 +170,7 @@ def test_equals_each_class_by_itself(device):
     truth[rng.random(truth.shape) < 0.01] = 255
     truth[2][truth[2] == 3] = 0
     predicted, truth = torch.from_numpy(predicted).to(device), torch.from_numpy(truth).to(device)
-    metric = SurfaceDistance(4, (2.0, 0.7), share=90, tolerance=2.1)
+    metric = SurfaceDistance(4, (2.0, 0.7), percentile=90, tolerance=2.1)
     metric.update(predicted, truth)
     result = metric.compute()
     assert result.names[1] == "hd90"
@@ -179,7 +178,7 @@ def test_equals_each_class_by_itself(device):
         for label in range(4):
             counted = truth[image] != 255
             masks = [(one[image] == label) & counted for one in (predicted, truth)]
-            expected = list(surface_figures(*masks, (2.0, 0.7), share=90, tolerance=2.1).values())
+            expected = list(surface_figures(*masks, (2.0, 0.7), percentile=90, tolerance=2.1).values())
             expected.append(boundary_iou(*masks).item())
             np.testing.assert_allclose(result.values[image, label], expected, rtol=1e-12)
     assert np.isinf(result.values[2, 3, 0])
@@ -201,8 +200,12 @@ def test_band_of_labels_is_that_of_each_mask(size, width, device):
     band, edge = label_band(labels, width), label_outline(labels)
     for label in range(4):
         mask = labels == label
-        assert torch.equal(band & mask, boundary_band(mask, width))
-        assert torch.equal(edge & mask, mask_outline(mask))
+        plain = mask.cpu().numpy()
+        inner = ndimage.binary_erosion(plain, np.ones((3, 3)), iterations=width)
+        for found in (band & mask, boundary_band(mask, width)):
+            np.testing.assert_array_equal(found.cpu().numpy(), plain & ~inner)
+        for found in (edge & mask, mask_outline(mask)):
+            np.testing.assert_array_equal(found.cpu().numpy(), plain & ~ndimage.binary_erosion(plain))
 
 
 def test_one_empty_mask_is_the_worst_where_monai_says_nothing():
@@ -217,12 +220,12 @@ def test_one_empty_mask_is_the_worst_where_monai_says_nothing():
 
 
 @pytest.mark.parametrize(
-    ("spacing", "share", "tolerance"),
+    ("spacing", "percentile", "tolerance"),
     [((1.0,), 95, 1), ((1.0, 0.0), 95, 1), ((1.0, math.nan), 95, 1), ((1.0, 1.0), 101, 1), ((1.0, 1.0), 95, -1)],
 )
-def test_options_out_of_range(spacing, share, tolerance):
+def test_options_out_of_range(spacing, percentile, tolerance):
     with pytest.raises(ValueError, match="expected"):
-        SurfaceDistance(1, spacing, share=share, tolerance=tolerance)
+        SurfaceDistance(1, spacing, percentile=percentile, tolerance=tolerance)
 
 
 def test_ignored_pixels_and_merge():
@@ -235,8 +238,8 @@ def test_ignored_pixels_and_merge():
     metric.merge(other)
     assert metric.compute().values.shape == (2, 1, 5)
     assert metric.compute().to_dict()["hausdorff"] == 0
-    with pytest.raises(ValueError, match=r"SurfaceDistance.merge: share 50; expected 95"):
-        metric.merge(SurfaceDistance(1, share=50))
+    with pytest.raises(ValueError, match=r"SurfaceDistance.merge: percentile 50; expected 95"):
+        metric.merge(SurfaceDistance(1, percentile=50))
     with pytest.raises(ValueError, match="expected"):
         metric.update(predicted, truth[0])
 

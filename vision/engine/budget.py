@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vision.engine.config import TrainConfig
+from vision.ops.reduce import sum_over_processes, world_size
 
 __all__ = ["Plan", "Spending", "early_work", "relative_work"]
 
@@ -40,7 +41,7 @@ class Spending:
 
     def so_far(self) -> float:
         """The total with the stretch in progress, as if every process had spent on it what this one has."""
-        return self.total + (_user_seconds() - self._begun) * _world()
+        return self.total + (_user_seconds() - self._begun) * world_size()
 
     def end(self, kind: str) -> float:
         """Adds the stretch, summed over the processes, to "training" or "validation", and returns its seconds."""
@@ -50,18 +51,8 @@ class Spending:
         return seconds
 
 
-def _world() -> int:
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _summed(seconds: float) -> float:
-    if _world() == 1:
-        return seconds
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    value = torch.tensor(seconds, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(value)
-    return float(value)
+def _summed(value: float) -> float:
+    return float(sum_over_processes(torch.tensor(value, dtype=torch.float64)))
 
 
 def _user_seconds() -> float:
@@ -131,7 +122,7 @@ class Plan:
             total = (left + step * self.early) / ((1 - self.plain_share) * self.early + self.plain_share)
             if step >= (1 - self.plain_share) * total:
                 total = step + left
-            self.total = max(step, int(_summed(total) / _world() + 1e-9))  # the same on all processes
+            self.total = max(step, int(_summed(total) / world_size() + 1e-9))  # the same on all processes
 
     def is_due(self, step: int) -> bool:
         """Whether a run on a budget should be measured after this step, within an epoch."""

@@ -14,6 +14,7 @@ from vision.engine.config import TrainConfig
 from vision.engine.device import choose_workers
 from vision.engine.files import write_text
 from vision.models import VisionModel
+from vision.ops.reduce import is_distributed
 
 if TYPE_CHECKING:
     from vision.engine.evaluate import Evaluation
@@ -134,7 +135,7 @@ def keep(
 
 def broadcast_buffers(*models: torch.nn.Module) -> None:
     """Gives every process the first one's buffers: running statistics drift apart between forward passes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         for model in models:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, src=0)

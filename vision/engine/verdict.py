@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from vision.ops.reduce import is_distributed
+
 __all__ = ["Verdict", "agreed", "asks_late", "put_back_if", "step_unless", "undone_if"]
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -29,7 +31,7 @@ def agreed(*flags: Tensor | bool, device: torch.device) -> Tensor:
             for flag in flags
         ]
     )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
     return values
 

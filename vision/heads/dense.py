@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import Norm
 
-__all__ = ["DecoupledHead", "LevelHead", "TowerHead", "flatten_levels", "prior_bias"]
+__all__ = ["DecoupledHead", "PerLevelHead", "TowerHead", "flatten_levels", "prior_bias"]
 
 
 def prior_bias(prior: float) -> float:
@@ -114,7 +114,7 @@ class TowerHead(nn.Module):
         return logits, deltas, flatten_levels([self.quality(level) for level in located], 1).squeeze(-1)
 
 
-class LevelHead(nn.Module):
+class PerLevelHead(nn.Module):
     """Predictors of each level's own, 3x3 convolutions or, `separable`, depthwise 3x3 and 1x1 (SSD, SSDlite).
 
     List of levels (B, channels[i], H, W) with anchors[i] a place -> logits (B, P, columns) and deltas (B, P, 4).

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vision.losses.known_slope import mean_over_present, of_known_slope, probabilities, truth_of
-from vision.losses.reduction import check_reduction, to_float
-from vision.losses.region_sums import check_labels
+from vision.losses.known_slope import of_known_slope, probabilities, truth_of
+from vision.losses.reduction import check_reduction, mean_over_present, to_float
+from vision.losses.region_sums import is_multi_class
 from vision.ops.distance import float_distance_transform
 
 __all__ = [
@@ -239,7 +239,7 @@ def _checked(
     if logits.ndim - 2 not in dims:
         expected = " or ".join({2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}[count] for count in dims)
         raise ValueError(f"{name}: logits {tuple(logits.shape)}; expected {expected}")
-    multi_class = check_labels(name, logits, labels)
+    multi_class = is_multi_class(name, logits, labels)
     return multi_class, labels if multi_class else labels.reshape(logits.shape)
 
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from vision.losses.reduction import to_float
 
-__all__ = ["mean_over_present", "of_known_slope", "probabilities", "truth_of"]
+__all__ = ["of_known_slope", "probabilities", "truth_of"]
 
 
 def probabilities(logits: Tensor, multi_class: bool) -> Tensor:
@@ -34,20 +34,6 @@ def of_known_slope(logits: Tensor, probability: Tensor, slope: Tensor, value: Te
     `probability` are those of `logits`, from `probabilities`. Differentiable once.
     """
     return _KnownSlope.apply(logits, probability, slope, value, multi_class)
-
-
-def mean_over_present(loss: Tensor, present: Tensor, class_weight: Tensor | None, reduction: str) -> Tensor:
-    """`loss` (C,) of the classes `present` (C,) bool: their mean weighted by `class_weight`, "sum", or "none" (C,)."""
-    share = present.to(loss.dtype)
-    if class_weight is not None:
-        share = share * class_weight.to(loss)
-    loss = loss * share
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    total = share.sum()
-    return loss.sum() / torch.where(total > 0, total, 1)
 
 
 class _KnownSlope(torch.autograd.Function):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vision.losses.known_slope import mean_over_present, of_known_slope, probabilities, truth_of
-from vision.losses.reduction import check_reduction, to_float
-from vision.losses.region_sums import check_labels
+from vision.losses.known_slope import of_known_slope, probabilities, truth_of
+from vision.losses.reduction import check_reduction, mean_over_present, to_float
+from vision.losses.region_sums import is_multi_class
 
 __all__ = ["lovasz_hinge_loss", "lovasz_loss", "lovasz_softmax_loss"]
 
@@ -19,7 +19,7 @@ def lovasz_loss(
     logits: Tensor, labels: Tensor, *, ignore: int | None = 255, class_weight: Tensor | None = None
 ) -> Tensor:
     """`lovasz_softmax_loss` for one class a pixel, `lovasz_hinge_loss` for masks."""
-    multi_class = check_labels("lovasz_loss", logits, labels)
+    multi_class = is_multi_class("lovasz_loss", logits, labels)
     loss = lovasz_softmax_loss if multi_class else lovasz_hinge_loss
     return loss(logits, labels, ignore=ignore, class_weight=class_weight)
 
@@ -37,7 +37,7 @@ def lovasz_softmax_loss(
     Logits (B, C, ...) with labels (B, ...): softmax; one mask a class: a sigmoid each.
     """
     check_reduction("lovasz_softmax_loss", reduction)
-    multi_class = check_labels("lovasz_softmax_loss", logits, labels)
+    multi_class = is_multi_class("lovasz_softmax_loss", logits, labels)
     labels = labels if multi_class else labels.reshape(logits.shape)
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
@@ -71,7 +71,7 @@ def lovasz_hinge_loss(
     Logits (B, 1, ...) with labels (B, ...), or both (B, C, ...); labels 0, 1 and `ignore`.
     """
     check_reduction("lovasz_hinge_loss", reduction)
-    if check_labels("lovasz_hinge_loss", logits, labels):
+    if is_multi_class("lovasz_hinge_loss", logits, labels):
         raise ValueError(
             f"lovasz_hinge_loss: {logits.shape[1]} classes with one label a pixel; expected masks (use lovasz_softmax)"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vision.losses.classification import binary_cross_entropy, cross_entropy, sigmoid_focal_loss, softmax_focal_loss
 from vision.losses.mining import ohem_cross_entropy
-from vision.losses.region_sums import check_labels
+from vision.losses.region_sums import is_multi_class
 
 __all__ = ["pixel_cross_entropy", "pixel_focal", "pixel_ohem"]
 
@@ -26,7 +26,7 @@ def pixel_cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy: softmax over classes, or a sigmoid for each mask (class weights: of the masks)."""
-    if check_labels("cross_entropy", logits, labels):
+    if is_multi_class("cross_entropy", logits, labels):
         return cross_entropy(
             logits, labels, weight=class_weight, ignore=ignore, label_smoothing=label_smoothing,
             pixel_weight=pixel_weight,
@@ -52,7 +52,7 @@ def pixel_focal(
 
     ValueError when `alpha` is given and there are no masks: classes that exclude each other have class weights.
     """
-    if check_labels("focal", logits, labels):
+    if is_multi_class("focal", logits, labels):
         if alpha is not None:
             raise ValueError(
                 f"focal: alpha {alpha} for one class a pixel out of {logits.shape[1]}; alpha weighs the positives of "
@@ -78,7 +78,7 @@ def pixel_ohem(
     least: float = 0.0625,
 ) -> Tensor:
     """`ohem_cross_entropy`, for one class a pixel."""
-    if not check_labels("ohem", logits, labels):
+    if not is_multi_class("ohem", logits, labels):
         raise ValueError("ohem: logits of masks; it needs one class a pixel out of two or more. Use focal instead")
     return ohem_cross_entropy(
         logits, labels, threshold=threshold, least=least, weight=class_weight, ignore=ignore, pixel_weight=pixel_weight

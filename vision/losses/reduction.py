@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["REDUCTIONS", "check_reduction", "reduce", "to_float"]
+__all__ = ["REDUCTIONS", "check_reduction", "mean_over_present", "reduce", "to_float"]
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -41,3 +41,18 @@ def reduce(
     if isinstance(count, Tensor):
         count = torch.where(count > 0, count, 1)
     return total / count
+
+
+def mean_over_present(loss: Tensor, present: Tensor, class_weight: Tensor | None, reduction: str) -> Tensor:
+    """`loss` (..., C) of the classes `present` (..., C) bool: their mean weighted by `class_weight` (C,), or "sum" or
+    "none"."""
+    share = present.to(loss.dtype)
+    if class_weight is not None:
+        share = share * class_weight.to(loss)
+    loss = loss * share
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    total = share.sum()
+    return loss.sum() / torch.where(total > 0, total, 1)

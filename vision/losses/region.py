@@ -15,7 +15,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from vision.losses.reduction import check_reduction
+from vision.losses.reduction import check_reduction, mean_over_present
 from vision.losses.region_sums import RegionSums, region_sums
 
 __all__ = [
@@ -84,16 +84,8 @@ class _Overlap:
 
     def reduce(self, loss: Tensor) -> Tensor:
         """`loss` (C,) or (B, C) reduced over the classes that are present."""
-        share = (self.sums.true > 0).to(loss.dtype)
-        if self.class_weight is not None:
-            share = share * self.class_weight.to(loss)
-        loss = loss * share
-        if self.arguments["reduction"] == "none":
-            return loss
-        if self.arguments["reduction"] == "sum":
-            return loss.sum()
-        total = share.sum()
-        return loss.sum() / torch.where(total > 0, total, 1)
+        present, reduction = self.sums.true > 0, self.arguments["reduction"]
+        return mean_over_present(loss, present, self.class_weight, reduction)
 
 
 def dice_loss(logits: Tensor, labels: Tensor, *, squared: bool = False, **shared: Unpack[RegionArguments]) -> Tensor:

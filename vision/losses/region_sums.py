@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from vision.losses.reduction import to_float
 
-__all__ = ["RegionSums", "check_labels", "region_sums", "sum_by_label"]
+__all__ = ["RegionSums", "is_multi_class", "region_sums", "sum_by_label"]
 
 
 class RegionSums(NamedTuple):
@@ -31,7 +31,7 @@ class RegionSums(NamedTuple):
     true: Tensor
 
 
-def check_labels(name: str, logits: Tensor, labels: Tensor) -> bool:
+def is_multi_class(name: str, logits: Tensor, labels: Tensor) -> bool:
     """True where labels are one class a pixel out of C > 1, False where each class has a mask; else ValueError."""
     per_pixel = logits.ndim >= 2 and labels.shape == logits.shape[:1] + logits.shape[2:]
     if not per_pixel and labels.shape != logits.shape:
@@ -56,7 +56,7 @@ def region_sums(
     Pixels labelled `ignore` count nowhere; `pixel_weight` (B, ...) multiplies each pixel's share. Differentiable once,
     in the logits. Errors name the loss `name`.
     """
-    multi_class = check_labels(name, logits, labels)
+    multi_class = is_multi_class(name, logits, labels)
     dtype = to_float(logits).dtype
     labels = labels.long() if multi_class else labels.reshape(logits.shape)
     keep = labels != ignore if ignore is not None else torch.ones_like(labels, dtype=torch.bool)

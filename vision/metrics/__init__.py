@@ -1,9 +1,9 @@
 """Metrics: each has `update`, `compute() -> result` (`to_dict`, `table`), `merge`, `all_reduce`, `reset`, `to`."""
 
-from vision.metrics.boundary import boundary_iou
 from vision.metrics.confusion import confusion_matrix
 from vision.metrics.detection import DetectionAP, DetectionResult
 from vision.metrics.detection_score import DetectionOptions, DetectionScore
+from vision.metrics.outlines import boundary_iou
 from vision.metrics.panoptic import PanopticMap, PanopticQuality, PanopticResult, panoptic_map
 from vision.metrics.rand import RandResult, RandScore
 from vision.metrics.segmentation import SegmentationResult, SegmentationScore

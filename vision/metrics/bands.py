@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vision.metrics.boundary import boundary_band
+from vision.metrics.outlines import boundary_band
 from vision.metrics.run_reading import runs_from_bitmaps
 from vision.metrics.runs import Runs, concatenate_runs
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from vision.metrics.confusion import check_labels
-from vision.metrics.sums import check_mergeable, sum_over_processes
+from vision.metrics.sums import check_mergeable
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.histogram import count_values
+from vision.ops.reduce import sum_over_processes
 from vision.structures import ClassMap
 
 __all__ = ["PanopticMap", "PanopticQuality", "PanopticResult", "panoptic_map"]

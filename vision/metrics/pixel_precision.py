@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vision.metrics.confusion import is_ignored
-from vision.metrics.sums import sum_over_processes
 from vision.ops.histogram import count_values
+from vision.ops.reduce import sum_over_processes
 
 __all__ = ["PixelPrecision", "binned_average_precision"]
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from vision.metrics.confusion import is_ignored
-from vision.metrics.sums import check_mergeable, sum_over_processes
+from vision.metrics.sums import check_mergeable
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.components import connected_components
+from vision.ops.reduce import sum_over_processes
 from vision.structures import ClassMap
 
 __all__ = ["RandResult", "RandScore", "joined_pairs", "rand_figures"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from vision.metrics.overlap import Found, Truth
 from vision.metrics.run_reading import runs_from_bitmaps, runs_from_rle, runs_of_several
 from vision.metrics.runs import Runs, concatenate_runs
-from vision.metrics.sums import gather_objects
+from vision.metrics.sums import gather_states
 from vision.structures import Detections, Target
 
 __all__ = ["DetectionRecords"]
@@ -114,7 +114,7 @@ class DetectionRecords:
             [_moved(part, "cpu") for part in self.found],
             [_moved(part, "cpu") for part in self.truth],
         )
-        states = gather_objects(state)
+        states = gather_states(state)
         device = self.found[0]["box"].device if self.found else torch.device("cpu")
         self.__init__(self.kind)
         for image_ids, found, truth in states:

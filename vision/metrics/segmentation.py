@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vision.metrics.confusion import confusion_matrix
 from vision.metrics.pixel_precision import PixelPrecision
-from vision.metrics.sums import check_mergeable, gather_objects, sum_over_processes
+from vision.metrics.sums import check_mergeable, gather_states
 from vision.metrics.table import null_undefined, result_table
+from vision.ops.reduce import sum_over_processes
 from vision.structures import ClassMap
 
 __all__ = ["SegmentationResult", "SegmentationScore", "segmentation_figures"]
@@ -182,7 +183,7 @@ class SegmentationScore:
         """Sum over the processes of torch.distributed; nothing to do without them."""
         self.matrix = sum_over_processes(self.matrix)
         if self.per_image:
-            self.images = [one for part in gather_objects([one.cpu() for one in self.images]) for one in part]
+            self.images = [one for part in gather_states([one.cpu() for one in self.images]) for one in part]
         if self.precision:
             self.precision.all_reduce()
 

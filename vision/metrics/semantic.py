@@ -50,7 +50,7 @@ def semantic_metrics(
     if analyse:
         chosen = outlines or OutlineOptions()
         surface = SurfaceDistance(
-            classes, chosen.spacing, share=chosen.share, tolerance=chosen.tolerance, ignore=ignore
+            classes, chosen.spacing, percentile=chosen.percentile, tolerance=chosen.tolerance, ignore=ignore
         )
         metrics |= {"surface": surface, "rand": RandScore(classes, ignore)}
     return metrics

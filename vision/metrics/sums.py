@@ -1,13 +1,14 @@
-"""Adding up the states of metrics, over the processes of torch.distributed too."""
+"""Joining the states of metrics, over the processes of torch.distributed too."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = ["check_mergeable", "gather_objects", "sum_over_processes"]
+from vision.ops.reduce import is_distributed, world_size
+
+__all__ = ["check_mergeable", "gather_states"]
 
 
 def check_mergeable(one: Any, other: Any, *settings: str) -> None:
@@ -24,25 +25,10 @@ def check_mergeable(one: Any, other: Any, *settings: str) -> None:
             raise ValueError(f"{type(one).__name__}.merge: {name} {came!r}; expected {expected!r} as here")
 
 
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def sum_over_processes(value: Tensor) -> Tensor:
-    """The sum of every process's tensor; the tensor itself without torch.distributed."""
-    if not _distributed():
-        return value
-    # gloo adds on the host, nccl on the GPU
-    total = value.cuda() if torch.distributed.get_backend() == "nccl" else value.cpu()
-    total = total.clone()
-    torch.distributed.all_reduce(total)
-    return total.to(value.device)
-
-
-def gather_objects(state: Any) -> list[Any]:
+def gather_states(state: Any) -> list[Any]:
     """Every process's state (tensors on the host), in the order of ranks; only one's own without torch.distributed."""
-    if not _distributed():
+    if not is_distributed():
         return [state]
-    states: list = [None] * torch.distributed.get_world_size()
+    states: list = [None] * world_size()
     torch.distributed.all_gather_object(states, state)
     return states

@@ -11,32 +11,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vision.metrics.outlines import mask_outline
 from vision.ops.distance import distance_transform, square_root
 
 __all__ = [
     "distance_figures",
-    "mask_outline",
     "outline_distances",
-    "percentile",
+    "percentile_of",
     "point_distances",
     "surface_figures",
 ]
 
 _PAIRS = 1 << 22  # distances between single points held at once
 _DIRECT, _DIRECT_ON_GPU = 1 << 24, 1 << 33  # beyond so many pairs of points the distance transform is cheaper
-
-
-def mask_outline(mask: Tensor, axes: int = 2) -> Tensor:
-    """Pixels of mask (..., H, W) (or with 3 axes (..., D, H, W)) that touch the outside along an axis, bool."""
-    mask = mask.bool()
-    inner = mask.clone()
-    for axis in range(-axes, 0):
-        length = mask.shape[axis]
-        inner.narrow(axis, 1, length - 1).logical_and_(mask.narrow(axis, 0, length - 1))
-        inner.narrow(axis, 0, length - 1).logical_and_(mask.narrow(axis, 1, length - 1))
-        inner.narrow(axis, 0, 1).fill_(False)
-        inner.narrow(axis, length - 1, 1).fill_(False)
-    return mask & ~inner
 
 
 def outline_distances(predicted: Tensor, truth: Tensor, spacing: Sequence[float] = (1.0, 1.0)) -> tuple[Tensor, Tensor]:
@@ -110,13 +97,13 @@ def _by_product(first: Tensor, second: Tensor, size: Sequence[int]) -> Tensor:
     return left @ torch.cat([second, torch.ones_like(second[:, :1]), second.square().sum(1, keepdim=True)], 1).T
 
 
-def percentile(values: Tensor, share: float) -> Tensor:
-    """The `share` percentile of values (N,), N >= 1, linear between ranks, with numpy's rounding. 0-dim.
+def percentile_of(values: Tensor, percentile: float) -> Tensor:
+    """The `percentile` (0 to 100) of values (N,), N >= 1, linear between ranks, with numpy's rounding. 0-dim.
 
     Between a finite and an infinite rank it is infinite.
     """
     ordered = values.sort().values
-    rank = (len(values) - 1) * (share / 100)
+    rank = (len(values) - 1) * (percentile / 100)
     low = int(rank)
     part = rank - low
     below, above = ordered[low], ordered[min(low + 1, len(values) - 1)]
@@ -126,8 +113,8 @@ def percentile(values: Tensor, share: float) -> Tensor:
     return torch.where(above.isinf(), above, between)
 
 
-def distance_figures(forth: Tensor, back: Tensor, share: float, tolerance: float) -> Tensor:
-    """Hausdorff, `share` percentile, average, surface Dice of the distances of two outlines both ways: (4,) float64.
+def distance_figures(forth: Tensor, back: Tensor, percentile: float, tolerance: float) -> Tensor:
+    """Hausdorff, `percentile`, average, surface Dice of the distances of two outlines both ways: (4,) float64.
 
     NaN where both are empty; infinite distances and a Dice of 0 where one is. No wait for the device.
     """
@@ -140,7 +127,7 @@ def distance_figures(forth: Tensor, back: Tensor, share: float, tolerance: float
     number = len(forth) + len(back)
     return torch.stack([
         torch.maximum(forth.max(), back.max()),
-        torch.maximum(percentile(forth, share), percentile(back, share)),
+        torch.maximum(percentile_of(forth, percentile), percentile_of(back, percentile)),
         (forth.sum() + back.sum()) / number,
         ((forth <= tolerance).sum() + (back <= tolerance).sum()).double() / number,
     ])  # fmt: skip
@@ -151,12 +138,12 @@ def surface_figures(
     truth: Tensor,
     spacing: Sequence[float] = (1.0, 1.0),
     *,
-    share: float = 95.0,
+    percentile: float = 95.0,
     tolerance: float = 1.0,
 ) -> dict[str, float]:
-    """hausdorff, hd95 (the larger of the two directions' `share` percentiles), assd, surface_dice at `tolerance`.
+    """hausdorff, hd95 (the larger of the two directions' percentiles), assd, surface_dice at `tolerance`.
 
     One pair of masks as in `outline_distances`, distances in units of spacing. NaN and infinity by the rules above.
     """
-    figures = distance_figures(*outline_distances(predicted, truth, spacing), share, tolerance)
+    figures = distance_figures(*outline_distances(predicted, truth, spacing), percentile, tolerance)
     return dict(zip(("hausdorff", "hd95", "assd", "surface_dice"), figures.tolist()))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vision.metrics.confusion import is_ignored
-from vision.metrics.label_outlines import label_boundary_iou, label_outline
-from vision.metrics.sums import check_mergeable, gather_objects
+from vision.metrics.outlines import label_boundary_iou, label_outline
+from vision.metrics.sums import check_mergeable, gather_states
 from vision.metrics.surface import distance_figures, point_distances
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.histogram import count_values
@@ -24,28 +24,28 @@ __all__ = ["OutlineOptions", "SurfaceDistance", "SurfaceResult"]
 
 @dataclass(frozen=True)
 class OutlineOptions:
-    """spacing: size of a pixel along each axis, rows first · share: the percentile beside the Hausdorff distance, 0 to
+    """spacing: size of a pixel along each axis, rows first · percentile: beside the Hausdorff distance, 0 to
     100 · tolerance of surface Dice, in units of spacing."""
 
     spacing: tuple[float, ...] = (1.0, 1.0)
-    share: float = 95.0
+    percentile: float = 95.0
     tolerance: float = 1.0
 
 
 @dataclass(frozen=True)
 class SurfaceResult:
-    """values (I, C, 5): by image and class, Hausdorff distance, its `share` percentile, average distance, surface Dice,
+    """values (I, C, 5): by image and class, Hausdorff distance, their `percentile`, average distance, surface Dice,
     boundary IoU; NaN = undefined, the class in neither mask."""
 
     classes: ClassMap
     values: np.ndarray
-    share: float = 95.0
+    percentile: float = 95.0
     spacing: tuple[float, ...] = (1.0, 1.0)
     tolerance: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("hausdorff", f"hd{self.share:g}", "assd", "surface_dice", "boundary_iou")
+        return ("hausdorff", f"hd{self.percentile:g}", "assd", "surface_dice", "boundary_iou")
 
     def to_dict(self) -> dict[str, Any]:
         """Means over images, then over classes. An image with a class in one mask only makes its mean distance
@@ -87,7 +87,7 @@ class SurfaceDistance:
     """Hausdorff distance, HD95 (or another percentile), average symmetric surface distance, surface Dice and boundary
     IoU, for each image and class.
 
-    spacing: size of a pixel along each axis, two or three; share: the percentile, 0 to 100; tolerance in units of
+    spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of
     spacing; labels (255) to ignore in the truth are taken out of both masks. State on the device of its inputs.
     """
 
@@ -96,18 +96,18 @@ class SurfaceDistance:
         classes: ClassMap | Sequence[str] | int,
         spacing: Sequence[float] = (1.0, 1.0),
         *,
-        share: float = 95.0,
+        percentile: float = 95.0,
         tolerance: float = 1.0,
         ignore: int = 255,
     ):
         self.classes = ClassMap.of(classes)
         if len(spacing) not in (2, 3) or not all(0 < step < math.inf for step in spacing):
             raise ValueError(f"SurfaceDistance: spacing {tuple(spacing)}; expected two or three sizes above 0")
-        if not 0 <= share <= 100:
-            raise ValueError(f"SurfaceDistance: share {share}; expected a percentile from 0 to 100")
+        if not 0 <= percentile <= 100:
+            raise ValueError(f"SurfaceDistance: percentile {percentile}; expected 0 to 100")
         if not tolerance >= 0:
             raise ValueError(f"SurfaceDistance: tolerance {tolerance}; expected a distance of 0 or more")
-        self.spacing, self.share, self.tolerance, self.ignore = tuple(spacing), share, tolerance, ignore
+        self.spacing, self.percentile, self.tolerance, self.ignore = tuple(spacing), percentile, tolerance, ignore
         self.reset()
 
     def reset(self) -> None:
@@ -136,7 +136,7 @@ class SurfaceDistance:
         counts = torch.stack(counts).tolist()  # one wait for all images
         groups = [places.split(number_each) for places, number_each in zip(points, counts)]
         rows = [
-            distance_figures(*point_distances(*pair, truth.shape[1:], self.spacing), self.share, self.tolerance)
+            distance_figures(*point_distances(*pair, truth.shape[1:], self.spacing), self.percentile, self.tolerance)
             for pair in zip(*groups)
         ]
         distances = torch.stack(rows).view(len(truth), number + 1, 4)[:, :-1]
@@ -155,14 +155,14 @@ class SurfaceDistance:
 
     def merge(self, other: SurfaceDistance) -> None:
         """Take in what another metric of the same settings has measured."""
-        check_mergeable(self, other, "spacing", "share", "tolerance", "ignore")
+        check_mergeable(self, other, "spacing", "percentile", "tolerance", "ignore")
         self.values += other.values
 
     def all_reduce(self) -> None:
         """Every process of torch.distributed gets what all have measured; nothing to do without them."""
-        states = gather_objects([value.cpu() for value in self.values])
+        states = gather_states([value.cpu() for value in self.values])
         self.values = [value for values in states for value in values]
 
     def compute(self) -> SurfaceResult:
         values = [value.cpu().numpy() for value in self.values] or [np.zeros((0, len(self.classes), 5))]
-        return SurfaceResult(self.classes, np.concatenate(values), self.share, self.spacing, self.tolerance)
+        return SurfaceResult(self.classes, np.concatenate(values), self.percentile, self.spacing, self.tolerance)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vision.backbones import build_backbone
 from vision.backbones.base import Backbone
-from vision.heads.dense import LevelHead
+from vision.heads.dense import PerLevelHead
 from vision.layers.conv import ConvNormAct, run_on_small_map
 from vision.layers.init import initialise
 from vision.losses.detection import read_box_loss
@@ -49,7 +49,7 @@ class SSD(DenseDetector):
         self,
         classes: ClassMap,
         backbone: nn.Module,
-        head: LevelHead,
+        head: PerLevelHead,
         anchors: DefaultBoxes,
         *,
         candidates: int = 400,
@@ -210,7 +210,7 @@ def build_ssd(
         body, strides = ssd_levels(backbone, len(ratios), options), None
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     anchors = DefaultBoxes(ratios, scales, strides)
-    head = LevelHead(body.channels, anchors.counts, len(classes) + 1)
+    head = PerLevelHead(body.channels, anchors.counts, len(classes) + 1)
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

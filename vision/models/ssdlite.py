@@ -12,7 +12,7 @@ from torch import nn
 from vision.backbones import build_backbone
 from vision.backbones.base import Backbone, BackboneOptions
 from vision.backbones.mobilenet import MOBILENETS, MobileNet, MobileNetShape
-from vision.heads.dense import LevelHead
+from vision.heads.dense import PerLevelHead
 from vision.layers.conv import ConvNormAct
 from vision.layers.norm import BatchNorm, Norm
 from vision.models.ssd import SSD, ExtendedLevels
@@ -99,7 +99,7 @@ def build_ssdlite(
     body = ssdlite_levels(backbone, reduced=reduced, fine=fine, options=options)
     levels = len(body.channels)
     anchors = DefaultBoxes([[2, 3]] * levels, linear_scales(levels, smallest, 0.95))
-    head = LevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=NORM)
+    head = PerLevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=NORM)
     draw_normal(head)
     half = (0.5, 0.5, 0.5)
     model = SSD(classes, body, head, anchors, candidates=300, box_loss=box_loss, mean=half, std=half)

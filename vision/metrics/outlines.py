@@ -1,14 +1,25 @@
-"""Outlines and bands of all classes of a label map at once: a pixel belongs to those of its own class."""
+"""Outlines of masks and the bands along their inside, and those of all classes of a label map at once.
+
+Boundary IoU is the overlap of two masks' bands (Cheng et al., arXiv:2103.16562).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from vision.metrics.boundary import boundary_width
 from vision.ops.histogram import count_values
 
-__all__ = ["label_band", "label_boundary_iou", "label_outline"]
+__all__ = [
+    "boundary_band", "boundary_iou", "boundary_width", "label_band", "label_boundary_iou", "label_outline",
+    "mask_outline",
+]  # fmt: skip
+
+
+def mask_outline(mask: Tensor, axes: int = 2) -> Tensor:
+    """Pixels of mask (..., H, W) (or with 3 axes (..., D, H, W)) that touch the outside along an axis, bool."""
+    mask = mask.bool()
+    return label_outline(mask, axes).logical_and_(mask)
 
 
 def label_outline(labels: Tensor, axes: int = 2) -> Tensor:
@@ -55,6 +66,25 @@ def _running(flags: Tensor, axis: int) -> Tensor:
     start = list(flags.shape)
     start[axis] = 1
     return torch.cat([flags.new_zeros(start, dtype=torch.int32), flags.cumsum(axis, dtype=torch.int32)], axis)
+
+
+def boundary_width(height: int, width: int, ratio: float = 0.02) -> int:
+    """Width of the band in pixels: `ratio` of the image's diagonal, rounded, at least 1."""
+    return max(1, round(ratio * (height**2 + width**2) ** 0.5))
+
+
+def boundary_band(masks: Tensor, width: int) -> Tensor:
+    """Pixels of masks (..., H, W) within `width` of the outside (chessboard distance; beyond the image is outside)."""
+    masks = masks.bool()
+    return label_band(masks, width).logical_and_(masks)
+
+
+def boundary_iou(predicted: Tensor, truth: Tensor, ratio: float = 0.02) -> Tensor:
+    """IoU of the bands of mask pairs (..., H, W) -> (...) float64; NaN where both masks are empty."""
+    width = boundary_width(*truth.shape[-2:], ratio)
+    first, second = boundary_band(predicted, width), boundary_band(truth, width)
+    shared = (first & second).sum((-2, -1)).double()
+    return shared / (first | second).sum((-2, -1))
 
 
 def label_boundary_iou(predicted: Tensor, truth: Tensor, classes: int, ratio: float = 0.02) -> Tensor:
