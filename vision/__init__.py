@@ -5,7 +5,7 @@
 >>> for result in vision.predict(model, "clip.mp4"):
 ...     result.detections.boxes
 
-Submodules are imported when first used, so that `import vision` costs little more than importing torch.
+Submodules are imported when first used, so that `import vision` costs next to nothing: torch comes with the first.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import yaml
 from vision.data import open_dataset
 from vision.data.loader import build_loader
 from vision.data.resize import Preprocess
+from vision.engine import find_lr as find_lr_module
 from vision.engine import train as train_module
 from vision.engine.batch_size import batch_limit, choice_told, fitting_batch_size
 from vision.engine.checkpoint import load
@@ -138,8 +139,9 @@ def test_label_smoothing_keeps_a_net_from_certainty(smoothing):
 
 
 def of_the_range_test(monkeypatch):
-    """The trainer of the range test to come, in a list."""
+    """The trainer of the range test to come, which takes 12 steps, in a list."""
     trainers, original = [], train_module.find_learning_rate
+    monkeypatch.setattr(find_lr_module, "STEPS", 12)
     monkeypatch.setattr(train_module, "find_learning_rate", lambda t: original(trainers.append(t) or t))
     return trainers
 
@@ -159,7 +161,8 @@ def test_find_lr_takes_the_steps_of_training(tmp_path, monkeypatch, capfd):
     assert "find_lr" in capfd.readouterr().err  # a progress bar
 
 
-def test_a_run_may_follow_find_lr_in_its_folder(tmp_path):
+def test_a_run_may_follow_find_lr_in_its_folder(tmp_path, monkeypatch):
+    of_the_range_test(monkeypatch)
     settings = {**RUN, "out": str(tmp_path / "run"), "epochs": 1, "val_split": None}
     for _ in range(2):
         result = train(**settings, find_lr=True)

@@ -57,3 +57,8 @@ def test_extra_maps_take_the_backbones_norm_and_the_loss_its_name():
         build_model("ssd300_vgg16", 2, backbone_options={"levels": (2, 3)})
     with pytest.raises(ValueError, match=r"resnet18.*levels"):
         build_model("ssd300_vgg16", 2, **RESNET, backbone_options={"level": (3,)})
+
+
+def test_a_norm_of_ssdlite_is_that_of_all_its_parts():
+    model = build_model("ssdlite320_mobilenet_v3_small", 2, backbone_options={"norm": "group"})
+    assert not [name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]

@@ -1,8 +1,8 @@
 """MobileNet V1 (arXiv:1704.04861), V2 (arXiv:1801.04381) and V3 small and large (arXiv:1905.02244).
 
 One network class runs the three tables. State-dict keys are torchvision's MobileNetV3 ones without the classifier;
-`pretrained.torchvision` renames V2's. Dilation: V1 and V2 keep the previous rate in the depthwise convolution that
-would have strided (torchvision dilates neither); V3 dilates that one too, because torchvision's
+`pretrained.torchvision_backbones` renames V2's. Dilation: V1 and V2 keep the previous rate in the depthwise convolution
+that would have strided (torchvision dilates neither); V3 dilates that one too, because torchvision's
 `mobilenet_v3_*(dilated=True)` does. `dilation_rule="uniform"` does so in all three.
 """
 

@@ -105,7 +105,7 @@ def find_learning_rate(trainer: Trainer) -> RangeTest:
 
     base = max(group["initial_lr"] for group in optimizer.param_groups)
     with progress_bar(STEPS, "find_lr", trainer.accelerator.is_main_process) as bar:
-        test = range_test(step, optimizer, lowest=1e-4 * base, highest=1e3 * base)
+        test = range_test(step, optimizer, steps=STEPS, lowest=1e-4 * base, highest=1e3 * base)
     if trainer.accelerator.is_main_process:
         test.save(trainer.folder)
         logger.info("learning rate %.2g suggested; the curve is %s", test.suggestion, trainer.folder / "find_lr.svg")

@@ -1,1 +1,1 @@
-"""Media."""
+"""Pictures drawn (draw) and video in and out (video)."""

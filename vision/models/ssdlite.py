@@ -91,7 +91,8 @@ def build_ssdlite(
     Any backbone will do, with its levels 4 and 5; MobileNets are read where the papers have it.
 
     For small objects: `fine` adds a level of stride 8, `smallest` is the side of the smallest boxes as a share of the
-    image's. `box_loss` as in `losses.detection`.
+    image's. `box_loss` as in `losses.detection`. A `norm` of `backbone_options` is that of the
+    extra levels and the head too.
     """
     if not 0 < smallest < 0.95:
         raise ValueError(f"build_ssdlite: smallest {smallest}; expected a share of the image's side, 0 < share < 0.95")
@@ -99,7 +100,7 @@ def build_ssdlite(
     body = ssdlite_levels(backbone, reduced=reduced, fine=fine, options=options)
     levels = len(body.channels)
     anchors = DefaultBoxes([[2, 3]] * levels, linear_scales(levels, smallest, 0.95))
-    head = PerLevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=NORM)
+    head = PerLevelHead(body.channels, anchors.counts, len(classes) + 1, separable=True, norm=options["norm"])
     draw_normal(head)
     half = (0.5, 0.5, 0.5)
     model = SSD(classes, body, head, anchors, candidates=300, box_loss=box_loss, mean=half, std=half)

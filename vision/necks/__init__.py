@@ -1,1 +1,1 @@
-"""Necks."""
+"""Between backbone and head: fpn, pan, jpu (joint pyramid upsampling), deconv."""
