@@ -198,6 +198,16 @@ class Targets(_TensorData):
     mask_start: Tensor | None = None
     semantic: Tensor | None = None
 
+    @property
+    def single(self) -> Tensor:
+        """(B, G) bool: the objects to be found, neither padding nor crowds."""
+        return self.valid & ~self.crowd
+
+    @property
+    def crowds(self) -> Tensor:
+        """(B, G) bool: crowds and `difficult` objects, without the padding."""
+        return self.valid & self.crowd
+
 
 @dataclass(frozen=True)
 class Geometry(_TensorData):

@@ -44,7 +44,7 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Settings:
     """What `evaluate` was asked for, beside the model, the data and the folder."""
 
@@ -90,8 +90,9 @@ def evaluate(
     if world > 1 and out is not None:
         raise ValueError("evaluate: predictions are written by one process; leave `out` away or run a single process")
     settings = _Settings(
-        batch_size, workers, device, precision, tile, tta, crf, max_detections, iou_threshold, protocol, analyse,
-        boundary, per_image, outlines, progress, rank, world,
+        batch_size=batch_size, workers=workers, device=device, precision=precision, tile=tile, tta=tta, crf=crf,
+        max_detections=max_detections, iou_threshold=iou_threshold, protocol=protocol, analyse=analyse,
+        boundary=boundary, per_image=per_image, outlines=outlines, progress=progress, rank=rank, world=world,
     )  # fmt: skip
     with contextlib.nullcontext() if out is None else output_folder(out) as folder:
         if not hasattr(model, "views"):

@@ -60,7 +60,7 @@ class CenterNet(VisionModel):
     def loss(self, outputs: HeatmapOutputs, targets: Targets) -> dict[str, Tensor]:
         height, width = outputs.heatmap.shape[-2:]
         boxes = targets.boxes / self.stride  # (B, G, 4) in cells
-        wanted = targets.valid & ~targets.crowd
+        wanted = targets.single
         total = global_mean_count(wanted.sum())
         truth = draw_centres(boxes, targets.labels, wanted, len(self.classes), (height, width))
         counted = ~_covered_by_crowds(boxes, targets, (height, width)) | (truth >= 1)
@@ -123,7 +123,7 @@ def _covered_by_crowds(boxes: Tensor, targets: Targets, size: tuple[int, int]) -
     x = torch.arange(size[1], device=boxes.device) + 0.5
     y = torch.arange(size[0], device=boxes.device) + 0.5
     left, top, right, bottom = boxes.unsqueeze(-1).unbind(-2)  # (B, G, 1)
-    across = (x > left) & (x < right) & (targets.crowd & targets.valid).unsqueeze(-1)
+    across = (x > left) & (x < right) & targets.crowds.unsqueeze(-1)
     down = (y > top) & (y < bottom)
     return (down.unsqueeze(-1) & across.unsqueeze(-2)).any(1, keepdim=True)
 

@@ -179,7 +179,7 @@ class TwoStageDetector(VisionModel):
     def _sample(self, proposals: Tensor, valid: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Sampled regions (B, N, 4), positives first, and the row of the object of each (B, N); -2 in empty slots."""
         proposals = torch.cat([proposals, targets.boxes], 1)  # the objects themselves, so that positives never lack
-        valid = torch.cat([valid, targets.valid & ~targets.crowd], 1)
+        valid = torch.cat([valid, targets.single], 1)
         iou = self.settings.stage_ious[0]
         index = overlap_assignment(proposals, targets, low=iou, high=iou, valid=valid).index
         sample = sample_balanced(

@@ -21,7 +21,7 @@ def default_box_assignment(anchors: Tensor, targets: Targets, *, threshold: floa
     takes its best anchor, whatever that one had (of objects with the same best anchor the last one wins).
     """
     index = overlap_assignment(anchors, targets, low=threshold, high=threshold).index
-    wanted = targets.valid & ~targets.crowd
+    wanted = targets.single
     best = pairwise_iou(targets.boxes, anchors).argmax(-1)  # (B, G)
     rows = torch.arange(best.shape[1], device=best.device).expand_as(best)
     forced = torch.full_like(index, BACKGROUND)
@@ -48,7 +48,7 @@ def adaptive_assignment(
     mean = (iou * candidate).sum(-1, keepdim=True) / number
     deviation = ((iou - mean).square() * candidate).sum(-1, keepdim=True).div(number - 1).sqrt()
     inside = points_inside(centres, targets.boxes)
-    wanted = (targets.valid & ~targets.crowd).unsqueeze(-1)
+    wanted = targets.single.unsqueeze(-1)
     own = candidate & inside & wanted & (iou >= mean + deviation)
     overlap, row = iou.masked_fill(~own, -1.0).max(1)
     index = torch.where(overlap >= 0, row, BACKGROUND)

@@ -63,7 +63,7 @@ def task_aligned_assignment(
     the one it overlaps most. The weight is that alignment, scaled so that its largest value over an object's points
     equals the largest IoU among them.
     """
-    wanted = targets.valid & ~targets.crowd  # (B, G)
+    wanted = targets.single  # (B, G)
     inside = points_inside(points, targets.boxes)  # (B, G, P)
     alignment = _alignment(scores, boxes, targets, alpha, beta)
     # -1 marks the points that an object cannot take, apart from those inside it with an alignment of 0
@@ -111,7 +111,7 @@ def points_inside(points: Tensor, boxes: Tensor) -> Tensor:
 
 def ignore_crowds(index: Tensor, covered: Tensor, targets: Targets) -> Tensor:
     """`index` (B, P) with -2 at the background places that a crowd covers; covered (B, G, P) bool."""
-    crowd = (targets.crowd & targets.valid).unsqueeze(-1)
+    crowd = targets.crowds.unsqueeze(-1)
     return index.masked_fill((index == BACKGROUND) & (covered & crowd).any(1), IGNORE)
 
 
@@ -132,7 +132,7 @@ def centre_assignment(
     lower = torch.where(strides == strides.amin(), 0, smallest * strides)
     upper = torch.where(strides == strides.amax(), torch.inf, 2 * smallest * strides)
     farthest = sides.amax(-1)
-    wanted = (targets.valid & ~targets.crowd).unsqueeze(-1)
+    wanted = targets.single.unsqueeze(-1)
     possible = inside & near & (farthest > lower) & (farthest < upper) & wanted
     area = torch.where(possible, box_area(targets.boxes).unsqueeze(-1), torch.inf)
     smallest_area, row = area.min(1)  # (B, P)

@@ -41,7 +41,7 @@ def overlap_assignment(
     """
     if references.ndim == 2:
         references = references.unsqueeze(0)  # (1, P, 4) serves every image
-    wanted = (targets.valid & ~targets.crowd).unsqueeze(-1)  # (B, G, 1)
+    wanted = targets.single.unsqueeze(-1)  # (B, G, 1)
     iou, shared = _shared_areas(targets.boxes, references)
     iou = iou.masked_fill_(~wanted, -1.0)
     overlap, row = iou.max(1)  # (B, P)
@@ -50,7 +50,7 @@ def overlap_assignment(
         best = iou if valid is None else iou.masked_fill(~valid.unsqueeze(1), -1.0)
         best = best.amax(2, keepdim=True)  # (B, G, 1)
         index = torch.where(((iou == best) & (best > 0)).any(1), row, index)
-    crowd = (targets.valid & targets.crowd).unsqueeze(-1)
+    crowd = targets.crowds.unsqueeze(-1)
     share = shared / box_area(references).clamp(min=1e-9).unsqueeze(-2)
     covered = ((share > _CROWD_SHARE) & crowd).any(1)
     index = index.masked_fill((index == BACKGROUND) & covered, IGNORE)
