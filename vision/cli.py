@@ -199,7 +199,11 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "sources", nargs="+", metavar="SOURCE", help="image, folder, glob, video, camera number or URL of a stream"
     )
     parser.add_argument("--out", required=True, help="folder for pictures, videos, predictions.json; must not exist")
-    parser.add_argument("--score", type=share, default=0.3, help="lowest score that is shown (default: %(default)s)")
+    parser.add_argument(
+        "--score", type=share,
+        help="lowest score that is shown (default: 0.3); of binary and multi-label segmenters the lowest probability "
+        "of a class (default: 0.5)",
+    )  # fmt: skip
     parser.add_argument("--max-detections", type=positive, help="of an image; default: the model's own")
     parser.add_argument(
         "--scores", action="store_true", help="segmentation: write the class probabilities of images to scores/NAME.npy"

@@ -173,8 +173,18 @@ def test_timm(name):
     assert [f.shape[-1] for f in features] == [16, 8, 2]
 
 
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mvitv2_tiny"])
+def test_timm_networks_that_were_made_for_one_size_take_any(name):
+    pytest.importorskip("timm")
+    backbone = build_backbone(f"timm:{name}", levels=(2, 5)).eval()
+    with torch.no_grad():
+        assert [f.shape[-2:] for f in backbone(torch.rand(1, 3, 64, 96))] == [(16, 24), (2, 3)]
+
+
 def test_timm_says_what_it_cannot_do():
     pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="224 x 224 pixels alone"):
+        build_backbone("timm:coat_lite_mini")
     with pytest.raises(ValueError, match="does not know"):
         build_backbone("timm:resnet19")
     with pytest.raises(ValueError, match="no choice of norm"):

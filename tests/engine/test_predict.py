@@ -266,6 +266,27 @@ def test_panoptic_models_write_their_segments(folder):
     assert cv2.imread(str(folder / "out" / "deep" / "a.png")).shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize(("mode", "above", "below"), [("binary", 1, 0), ("multilabel", 0, 255)])
+def test_the_threshold_of_segmenters_that_have_one(mode, above, below):
+    model = build_model("unet", 2, width=4, mode=mode)
+    for parameter in model.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    [bias] = [parameter for name, parameter in model.head.named_parameters() if name.endswith("bias")][-1:]
+    torch.nn.init.ones_(bias)  # every probability is 0.73
+    for threshold, expected in ((None, above), (0.1, above), (0.7, above), (0.8, below)):
+        (found,) = predict(model, picture(), score_threshold=threshold, device="cpu")
+        assert found.segmentation.labels.unique().tolist() == [expected]
+
+
+def test_crf_sees_the_source_where_the_network_sees_a_smaller_picture():
+    image = np.full((64, 64, 3), 30, np.uint8)
+    image[:, 41:] = 220  # an odd column: it has no place in the resized picture
+    model = Unsure()
+    model.preprocess = Preprocess((32, 32), "stretch")
+    (refined,) = predict(model, image, device="cpu", crf=True)
+    assert refined.segmentation.labels.sum(1).tolist() == [23] * 64
+
+
 def test_crf_moves_the_border_to_the_edge_in_the_image():
     # the model's border lies at column 16 of 32, the image's edge at column 20: the CRF follows the colours
     image = np.full((32, 32, 3), 30, np.uint8)

@@ -14,8 +14,8 @@ class TimmBackbone(Backbone):
     """timm's network `name` under the backbone contract; level i is its last feature map of stride 2**i.
 
     `output_stride` is timm's own dilation, which some networks lack; norm, activation, width and initialisation are the
-    network's own. ValueError where others are asked for and for an unknown name, ImportError with the command that
-    installs timm where it is absent.
+    network's own. ValueError where others are asked for, for an unknown name and for a network that takes images of one
+    size alone (CoaT, MaxViT, Hiera), ImportError with the command that installs timm where it is absent.
     """
 
     def __init__(self, name: str, options: BackboneOptions):
@@ -29,6 +29,7 @@ class TimmBackbone(Backbone):
             raise ValueError(f"backbone 'timm:{name}': timm does not know it; near it: {close}")
         own = ("norm", "activation", "width", "dilation_rule", "zero_init_residual", "init")
         options.refuse(f"timm:{name}", *own)
+        resizable = _any_size(name)
         with torch.device("meta"):  # only to read which feature map has which stride
             strides = timm.create_model(name, features_only=True).feature_info.reduction()
         index_of = {stride.bit_length() - 1: index for index, stride in enumerate(strides)}
@@ -41,6 +42,7 @@ class TimmBackbone(Backbone):
                 features_only=True,
                 in_chans=options.in_channels,
                 out_indices=tuple(index_of[level] for level in self.levels),
+                **resizable,
                 **dilated,
                 **dropped,
             )
@@ -62,3 +64,28 @@ class TimmBackbone(Backbone):
         if channels_last is not None and str(channels_last).endswith("NHWC"):
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         return list(features)
+
+
+def _any_size(name: str) -> dict[str, bool]:
+    """What `timm.create_model` is to be told so that the network takes images of any size. ValueError if it cannot."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.fixed_input_size:
+        return {}
+    with torch.device("meta"):
+        try:
+            timm.create_model(name, features_only=True, dynamic_img_size=True)
+        except TypeError:  # of the constructor, which takes no such option
+            network = timm.create_model(name, features_only=True).eval()
+        else:
+            return {"dynamic_img_size": True}
+        try:
+            network(torch.empty(1, 3, 96, 160))
+        except (AssertionError, RuntimeError) as error:
+            size = " x ".join(str(side) for side in known.input_size[1:])
+            raise ValueError(
+                f"backbone 'timm:{name}' takes images of {size} pixels alone ({error}); choose a network for any size, "
+                "as convnext, swin or pvt_v2"
+            ) from None
+    return {}

@@ -204,25 +204,24 @@ def _finish(metrics: dict[str, Any], model: VisionModel, dataset: Any, world: in
 
 
 class _Prepared(TorchDataset):
-    """Images as the network takes them, for worker processes: (index, image, placement)."""
+    """Images as the network takes them, for worker processes: (index, image, placement, source for the CRF alone)."""
 
     def __init__(self, dataset: Any, indices: range, inference: Inference):
-        self.dataset, self.indices, self.preprocess = dataset, indices, inference.preprocess
+        self.dataset, self.indices = dataset, indices
+        self.preprocess, self.with_source = inference.preprocess, inference.crf
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple:
         index = self.indices[position]
-        image, placement, _ = self.preprocess.apply(self.dataset.image(index), tight=True)
-        return index, image, placement
+        source = self.dataset.image(index)
+        image, placement, _ = self.preprocess.apply(source, tight=True)
+        return index, image, placement, source if self.with_source else None
 
     def collate(self, items: list[tuple]) -> tuple:
-        return (
-            [index for index, _, _ in items],
-            stack_images([image for _, image, _ in items], self.preprocess.pad),
-            [placement for _, _, placement in items],
-        )
+        indices, images, placements, sources = zip(*items)
+        return indices, stack_images(images, self.preprocess.pad), placements, sources
 
 
 def _results(inference: Inference, dataset: Any, settings: _Settings) -> Iterator[tuple[int, Found]]:
@@ -232,8 +231,8 @@ def _results(inference: Inference, dataset: Any, settings: _Settings) -> Iterato
     loader = DataLoader(prepared, settings.batch_size, collate_fn=prepared.collate, **worker_options(settings.workers))
     shown = settings.progress and settings.rank == 0
     with progress_bar(len(indices), "evaluate", shown, unit="image", leave=False) as bar:
-        for batch_indices, images, placements in loader:
-            yield from zip(batch_indices, inference.run(images, placements))
+        for batch_indices, images, placements, sources in loader:
+            yield from zip(batch_indices, inference.run(images, placements, sources))
             bar.update(len(batch_indices))
 
 

@@ -70,8 +70,8 @@ class Inference:
 
     Of segmentation models: `tile` cuts images into overlapping squares of that side. They are resized by the factor
     that training used, not to its size (`Preprocess.for_tiles`), and stay on the host with the sums: the device holds
-    one tile. `tta` averages over flips and scales; `crf` refines the borders by a dense CRF with DeepLab v2's
-    parameters. `scores` keeps the probabilities of all classes at the source's resolution beside the labels.
+    one tile. `tta` averages over flips and scales; `crf` refines the borders at the source's resolution by a dense CRF
+    with DeepLab v2's parameters. `scores` keeps the probabilities of all classes at that resolution beside the labels.
     """
 
     def __init__(
@@ -109,11 +109,16 @@ class Inference:
         """The results for images RGB uint8 (H, W, 3), in the pixels of each."""
         prepared = [self.prepare(image) for image in images]
         batch = stack_images([image for image, _ in prepared], self.preprocess.pad)
-        return self.run(batch, [placement for _, placement in prepared])
+        return self.run(batch, [placement for _, placement in prepared], images)
 
     @torch.inference_mode()
-    def run(self, images: Tensor, placements: Sequence[Placement]) -> list[Detections] | list[Segmentation]:
-        """The results for prepared images (B, 3, H, W), restored to the source that each placement describes."""
+    def run(
+        self, images: Tensor, placements: Sequence[Placement], sources: Sequence[np.ndarray] = ()
+    ) -> list[Detections] | list[Segmentation]:
+        """The results for prepared images (B, 3, H, W), restored to the source that each placement describes.
+
+        `sources`: the images RGB uint8 (H, W, 3) that these were made of; `crf` alone needs them.
+        """
         geometry = Geometry(
             torch.tensor([placement.scale for placement in placements]),
             torch.tensor([placement.offset for placement in placements]),
@@ -125,7 +130,8 @@ class Inference:
         if self.task == "semantic":
             found = self._segment(images, sizes)
             if self.crf:
-                found = [_refined(one, image) for one, image in zip(found, images)]
+                pairs = zip(found, sources, strict=True)
+                return [self._refined(restore_segmentation(one, geometry, i), s) for i, (one, s) in enumerate(pairs)]
             return [restore_segmentation(one, geometry, i, scores=self.scores) for i, one in enumerate(found)]
         with autocast(self.device, self.precision):
             outputs = self.model(images)
@@ -149,6 +155,14 @@ class Inference:
                 outputs = self.model(images)
         return self.model.decode(outputs, sizes, scores=True, **self.options)
 
+    def _refined(self, found: Segmentation, image: np.ndarray) -> Segmentation:
+        """`found` after the dense CRF, by the colours of its image RGB uint8 (H, W, 3)."""
+        if found.scores is None or len(found.scores) < 2 or found.rule.overlapping:
+            raise ValueError("crf: it needs the probabilities of two or more classes, of which each pixel has one")
+        colours = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(found.scores.device)
+        scores = dense_crf(found.scores, colours)
+        return Segmentation(found.rule.labels(scores), scores if self.scores else None, found.rule)
+
 
 class JointInference(Inference):
     """Inference of a model of several tasks: the detections and the class map of each image, from one forward pass."""
@@ -158,12 +172,3 @@ class JointInference(Inference):
         maps = self.model.decode_semantic(outputs, sizes, scores=True)
         return [(one, restore_segmentation(pixels, geometry, i, scores=False))
                 for i, (one, pixels) in enumerate(zip(found, maps))]  # fmt: skip
-
-
-def _refined(found: Segmentation, image: Tensor) -> Segmentation:
-    """`found` after the dense CRF on its own part of the prepared image (3, H, W)."""
-    height, width = found.labels.shape
-    if found.scores is None or len(found.scores) < 2 or found.rule.overlapping:
-        raise ValueError("crf: it needs the probabilities of two or more classes, of which each pixel has one")
-    scores = dense_crf(found.scores, image[:, :height, :width])
-    return Segmentation(found.rule.labels(scores), scores, found.rule)

@@ -59,7 +59,7 @@ def predict(
     model: VisionModel,
     sources: Any,
     *,
-    score_threshold: float = SCORE,
+    score_threshold: float | None = None,
     iou_threshold: float | None = None,
     max_detections: int | None = None,
     device: str = "auto",
@@ -72,8 +72,10 @@ def predict(
     """Yields a Prediction for every image and every frame of `sources`, one at a time: memory does not grow.
 
     `sources`: an image, a folder, a glob, a video, a camera number, the URL of a stream, an RGB array, or a list of
-    these. The images are prepared as in the model's training. `scores`: a segmentation has its class probabilities too,
-    as that of a multi-label model always has (`Segmentation.layers`: the pixels of each class).
+    these. The images are prepared as in the model's training. `score_threshold`: the lowest score of what is returned,
+    0.3 unless given; of binary and multi-label segmenters the lowest probability of a class, 0.5. `scores`: a
+    segmentation has its class probabilities too, as that of a multi-label model always has (`Segmentation.layers`: the
+    pixels of each class).
     ValueError names a source that is missing or cannot be decoded.
     """
     inference = _inference(
@@ -94,20 +96,21 @@ def predict(
 def _inference(
     model: VisionModel,
     *,
-    score_threshold: float = SCORE,
+    score_threshold: float | None = None,
     iou_threshold: float | None = None,
     max_detections: int | None = None,
     **options: Any,
 ) -> Inference:
     """`options` are those of Inference itself: device, precision, tile, tta, crf, scores."""
-    if not 0 <= score_threshold <= 1:
+    if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ValueError(f"predict: score threshold {score_threshold}; expected a number in 0..1")
     if options.get("scores") and model.task != "semantic":
         raise ValueError(f"scores: maps of class scores are of semantic segmentation; this is {model.task}")
-    decoding = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
     if model.task == "semantic":
         options["scores"] = options.get("scores") or model.reads == "multilabel"  # its labels say but half of it
-        return Inference(model, **options)
+        return Inference(model, **options, score_threshold=score_threshold)
+    score_threshold = SCORE if score_threshold is None else score_threshold
+    decoding = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "max_detections": max_detections}
     kind = Inference
     if model.task == "panoptic":
         kind = PanopticInference if hasattr(model, "decode_panoptic") else JointInference

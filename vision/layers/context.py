@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision.layers.conv import ConvNormAct
-from vision.layers.norm import Norm
+from vision.layers.norm import Norm, build_norm
 from vision.layers.pooling import adaptive_average, image_mean
 from vision.layers.resize import resize
 
@@ -118,11 +118,15 @@ def convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, rate: int) -
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise 3x3 convolution with dilation `rate`, then a pointwise one, norm and ReLU."""
+    """A depthwise 3x3 convolution with dilation `rate`, then a pointwise one, norm and ReLU; `norm_between` the two
+    convolutions too, as in FastFCN."""
 
-    def __init__(self, in_channels: int, out_channels: int, rate: int = 1, *, norm: Norm = "batch"):
+    def __init__(
+        self, in_channels: int, out_channels: int, rate: int = 1, *, norm: Norm = "batch", norm_between: bool = False
+    ):
         super().__init__(
             AtrousConv(in_channels, in_channels, rate, groups=in_channels),
+            *([build_norm(norm, in_channels)] if norm_between else []),
             ConvNormAct(in_channels, out_channels, 1, norm=norm),
         )
 

@@ -37,7 +37,9 @@ class JointPyramidUpsampling(nn.Module):
                 f"JointPyramidUpsampling: {len(channels)} levels; it joins the last three of strides 8..32"
             )
         self.inputs = nn.ModuleList(ConvNormAct(count, width, 3, norm=norm) for count in channels[-3:])
-        self.branches = nn.ModuleList(SeparableConv(3 * width, width, rate, norm=norm) for rate in rates)
+        self.branches = nn.ModuleList(
+            SeparableConv(3 * width, width, rate, norm=norm, norm_between=True) for rate in rates
+        )
         self.out_channels = width * len(rates)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

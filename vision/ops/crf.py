@@ -24,7 +24,8 @@ def dense_crf(
 
     probability (C, H, W); image (3, H, W), uint8 or in [0, 1]. `appearance`: weight, standard deviation in pixels and
     in colour steps of 0..255 of the kernel that joins near pixels of like colour; `smoothness`: weight and standard
-    deviation in pixels of the kernel of position alone (arXiv:1606.00915, section 4.1). Potts compatibility, kernels
+    deviation in pixels of the kernel of position alone; the defaults are those released with DeepLab v2 on ResNet-101
+    (arXiv:1606.00915). Potts compatibility, kernels
     normalised symmetrically. Not differentiable. ValueError when the shapes disagree.
     """
     height, width = probability.shape[1:]

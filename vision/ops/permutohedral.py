@@ -7,6 +7,8 @@ from torch import Tensor
 
 __all__ = ["PermutohedralLattice"]
 
+CHANNELS = 16  # filtered at a time: of 150 classes the copies would be large
+
 
 class PermutohedralLattice:
     """Sums over all points weighted by exp(-|f_i - f_j|^2 / 2) of their features: approximately, in time linear in N.
@@ -42,15 +44,20 @@ class PermutohedralLattice:
 
     def filter(self, values: Tensor) -> Tensor:
         """values (N, C) -> the weighted sums (N, C), each point's own value included."""
-        channels = values.shape[1]
-        spread = (self.weights[..., None] * values[:, None]).flatten(0, 1)  # (N (d + 1), C)
+        return torch.cat([self._filter_few(part.contiguous()) for part in values.split(CHANNELS, 1)], 1)
+
+    def _filter_few(self, values: Tensor) -> Tensor:
         # a last row of zeros stands for the corners that nobody touches
-        lattice = values.new_zeros(self.count + 1, channels).index_add_(0, self.corners.flatten(), spread)
+        lattice = values.new_zeros(self.count + 1, values.shape[1])
+        corners = list(zip(self.corners.unbind(1), self.weights.unsqueeze(-1).unbind(1)))
+        for place, weight in corners:
+            lattice.index_add_(0, place, values * weight)
         for before, after in self._neighbours:
-            blurred = lattice[:-1] + 0.5 * (lattice[before] + lattice[after])
-            lattice = torch.cat([blurred, lattice[-1:]])
-        scale = 1 / (1 + 2.0**-self.dimensions)
-        return (lattice[self.corners] * self.weights[..., None]).sum(1) * scale
+            lattice[:-1] += 0.5 * (lattice[before] + lattice[after])
+        found = torch.zeros_like(values)
+        for place, weight in corners:
+            found.addcmul_(lattice[place], weight)
+        return found * (1 / (1 + 2.0**-self.dimensions))
 
 
 def _find(known: Tensor, wanted: Tensor) -> Tensor:
