@@ -94,7 +94,7 @@ def _predict(options: argparse.Namespace) -> int:
         tta=options.tta, crf=options.crf, scores=options.scores, max_frames=options.max_frames,
     )  # fmt: skip
     print(", ".join(f"{count} {name}" for name, count in counts.items()) + f" -> {options.out}")
-    return 0
+    return FAILED if counts.get("unreadable") else 0
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -102,12 +102,18 @@ def _export(options: argparse.Namespace) -> int:
     from vision.engine.export import export
 
     differences = export(
-        load(options.weights), options.out, size=options.size and tuple(options.size), batch_size=options.batch_size,
+        load(options.weights), options.out, size=_two_sides(options.size), batch_size=options.batch_size,
         score_threshold=options.score,
     )  # fmt: skip
     print(f"{options.out}: images -> {', '.join(differences)}")
     print("largest difference from PyTorch: " + ", ".join(f"{name} {gap:.1e}" for name, gap in differences.items()))
     return 0
+
+
+def _two_sides(size: list[int] | None) -> tuple[int, int] | None:
+    if size is not None and len(size) > 2:
+        raise ValueError(f"--size: {len(size)} numbers; expected a side, or height and width")
+    return None if size is None else (size[0], size[-1])
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -215,8 +221,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     parser.add_argument("--out", required=True, help="ONNX file; must not exist")
     parser.add_argument(
-        "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the input; default: as in training"
-    )
+        "--size", type=positive, nargs="+", metavar="PIXELS",
+        help="side, or height and width, of the input; default: as in training",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=1, help="images at once (default: %(default)s)")
     parser.add_argument("--score", type=share, help="lowest score that is returned; default: the model's own")
 

@@ -69,6 +69,11 @@ def test_the_same_from_python(tmp_path):
         (["--recipe", "nothing"], ["nothing", "detection", "segmentation"]),
         (["--config", "absent.yaml"], ["absent.yaml"]),
         (["--model", "yolo_zz"], ["yolo_zz", "yolo_n"]),
+        (["--lr", "0.1"], ["lr", "optim.lr"]),
+        (["--epochs", "ten"], ["epochs: ten", "a whole number"]),
+        (["--image-size", "1", "2", "3"], ["image_size: [1, 2, 3]", "height and width as [240,320]"]),
+        (["--optim.name", "lion"], ["optim.name: lion", "one of sgd"]),
+        (["--model", "unet", "--model_options.width", "wide"], ["width 'wide'", "a whole number"]),
     ],
 )
 def test_what_is_refused_is_named_with_what_is_allowed(arguments, named):
@@ -76,6 +81,27 @@ def test_what_is_refused_is_named_with_what_is_allowed(arguments, named):
         read_config(arguments)
     for word in named:
         assert word in str(error.value), f"{error.value} does not say {word}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["--image-size", "240", "320"], "image_size", (240, 320)),
+        (["--image-size", "240,320"], "image_size", (240, 320)),
+        (["--image_size=[240,320]"], "image_size", (240, 320)),
+        (["--image-size", "64"], "image_size", 64),
+        (["--freeze", "*.bias"], "freeze", ["*.bias"]),
+        (["--freeze", "stem.*", "stages.0.*"], "freeze", ["stem.*", "stages.0.*"]),
+        (["--freeze=[stem.*]"], "freeze", ["stem.*"]),
+    ],
+)
+def test_lists_are_read_as_they_are_typed(arguments, field, value):
+    assert getattr(read_config(["--model", "unet", *arguments]), field) == value
+
+
+def test_help_shows_shares_as_they_are_typed():
+    help_text = train_parser().format_help()
+    assert "train:80%" in help_text and "%%" not in help_text
 
 
 @pytest.mark.parametrize(

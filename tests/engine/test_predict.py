@@ -278,6 +278,22 @@ def test_the_threshold_of_segmenters_that_have_one(mode, above, below):
         assert found.segmentation.labels.unique().tolist() == [expected]
 
 
+def test_one_of_several_sources_that_cannot_be_decoded_is_passed_over(folder, caplog):
+    whole = (folder / "in" / "a.png").read_bytes()
+    mixed = folder / "mixed"
+    mixed.mkdir()
+    for name, content in (("a.png", whole), ("b.png", whole[:60]), ("c.mp4", b"no video"), ("d.png", whole)):
+        (mixed / name).write_bytes(content)
+    counts = predict_to_folder(BrightBox(), mixed, folder / "out", progress=False)
+    assert counts["images"] == counts["unreadable"] == 2
+    assert {path.name for path in (folder / "out").iterdir()} == {"a.png", "d.png", "predictions.json"}
+    assert "b.png" in caplog.text and "c.mp4" in caplog.text
+    assert [found.source[-5:] for found in predict(BrightBox(), mixed)] == ["a.png", "d.png"]
+    for name in ("b.png", "c.mp4"):
+        with pytest.raises(ValueError, match=name):
+            predict_to_folder(BrightBox(), mixed / name, folder / "none", progress=False)
+
+
 def test_crf_sees_the_source_where_the_network_sees_a_smaller_picture():
     image = np.full((64, 64, 3), 30, np.uint8)
     image[:, 41:] = 220  # an odd column: it has no place in the resized picture
@@ -317,7 +333,7 @@ def test_truncated_image_is_named_and_nothing_is_written(folder):
     content = cv2.imencode(".jpg", picture())[1].tobytes()
     (folder / "in" / "b.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"b\.jpg"):
-        predict_to_folder(BrightBox(), folder / "in", folder / "out", progress=False)
+        predict_to_folder(BrightBox(), folder / "in" / "b.jpg", folder / "out", progress=False)
     assert not [p for p in folder.iterdir() if "out" in p.name]
 
 

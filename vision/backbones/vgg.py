@@ -43,7 +43,7 @@ class VGG(Backbone):
             dilation, after = plans[stage].dilation, plans[stage + 1]
             width = min(int(64 * options.width) * 2**stage, int(512 * options.width))
             for _ in range(depth):
-                layers.append(nn.Conv2d(previous, width, 3, 1, dilation, dilation, bias=not shape.normed))
+                layers.append(nn.Conv2d(previous, width, 3, 1, dilation, dilation))
                 layers += [build_norm(options.norm, width)] if shape.normed else []
                 layers.append(build_activation(options.activation or "relu"))
                 previous = width

@@ -118,7 +118,7 @@ class TrainConfig:
     find_lr: bool = False
     """Instead of training: measure the loss over growing learning rates, draw it and suggest one"""
     image_size: int | tuple[int, int] | None = None
-    """Side, or height and width, of the network's input in pixels; default: the recipe's"""
+    """Side, or height and width, of the network's input in pixels, as 640 or 240 320; default: the recipe's"""
     resize: Literal["letterbox", "stretch", "keep"] = "letterbox"
     """How an image becomes `image_size`: ratio kept and padded, stretched, or left as it is"""
     multi_scale: tuple[float, float] | None = None

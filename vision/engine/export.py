@@ -69,6 +69,8 @@ def export(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"export: {package} is not installed; pip install 'vision-suite[export]'")
+    if path.suffix != ".onnx":
+        raise ValueError(f"export: {path}; an ONNX file is written: give it the suffix .onnx")
     if path.exists():
         raise ValueError(f"export: {path} exists and is kept as it is; choose another file")
     preprocess = preprocess_of(model)

@@ -8,6 +8,8 @@ import difflib
 import importlib.resources
 import inspect
 import itertools
+import json
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -94,7 +96,7 @@ def train_parser() -> Any:
         if kind is bool and not default:
             parser.add_argument(flag, action="store_true", help=text)
         else:
-            parser.add_argument(flag, type=kind, default=default, help=text.replace("%", "%%"))
+            parser.add_argument(flag, type=kind, default=default, help=text)
     return parser
 
 
@@ -171,7 +173,7 @@ def check_keys(content: dict[str, Any], where: str) -> None:
 
 
 def unknown_key(key: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, names, n=3)
+    near = [name for name in names if name.endswith(f".{key}")] or difflib.get_close_matches(key, names, n=3)
     group = key.split(".")[0] + "."
     allowed = near or [name for name in names if name.startswith(group)] or names
     return f"{key!r} is not a setting; {'did you mean' if near else 'allowed'}: {', '.join(allowed)}"
@@ -198,15 +200,52 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 
 def readable(error: Exception) -> str:
-    """One line of jsonargparse's message, without Python's names of types."""
+    """jsonargparse's message in one line: which setting, what came, what was expected."""
     text = " ".join(str(error).split())
-    for before, after in (
-        ("Parser key ", ""), ("typing.Literal", "one of "), ("Does not validate against any of the Union subtypes", ""),
-        ("<class 'int'>", "integer"), ("<class 'float'>", "number"), ("<class 'str'>", "text"),
-        ("<class 'NoneType'>", "null"), ("<class 'bool'>", "true or false"),
-    ):  # fmt: skip
-        text = text.replace(before, after)
-    return text
+    found = re.search(r'"([\w.]+)":? .*?(?:Got|Given) value: (.*)$', text)
+    kinds = {name: kind for name, kind, *_ in _options(TrainConfig)}
+    if found is None or found[1] not in kinds:
+        return text.replace("Parser key ", "")
+    return f"{found[1]}: {found[2]}; expected {_expected(kinds[found[1]])}"
+
+
+def _expected(kind: Any) -> str:
+    """What values a type has, in words."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(value) for value in parts)
+    if origin in (list, tuple):
+        example = {str: "[a,b]", float: "[0.5,0.9]"}.get(parts[0], "[240,320]")
+        return f"{'a list' if origin is list else 'height and width'} as {example}"
+    if origin is not None and origin is not dict:
+        return " or ".join(_expected(part) for part in parts)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return words.get(kind, "names with values, as {a: 1}")
+
+
+def _with_lists(arguments: Sequence[str]) -> list[str]:
+    """Lists as they are typed, `--image-size 240 320`, `--image-size 240,320`, `--freeze backbone.*`, in brackets."""
+    kinds = {name: kind for name, kind, *_ in _options(TrainConfig)}
+    found, place = [], 0
+    while place < len(arguments):
+        name, equals, text = arguments[place].partition("=")
+        place += 1
+        kind = kinds.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+        among = [one for one in (kind, *typing.get_args(kind)) if typing.get_origin(one) in (list, tuple)]
+        if not among:
+            found.append(arguments[place - 1])
+            continue
+        values = [text] if equals else []
+        while not equals and place < len(arguments) and not arguments[place].startswith("--"):
+            values.append(arguments[place])
+            place += 1
+        if len(values) == 1 and typing.get_args(among[0])[0] is not str:
+            values = values[0].split(",") if not values[0].startswith("[") else values
+        if len(values) == 1 and (values[0].startswith("[") or among[0] is not kind):
+            found += [name, *values]
+        else:
+            found += [name, json.dumps(values) if str in typing.get_args(among[0]) else f"[{','.join(values)}]"]
+    return found
 
 
 def read_config(arguments: Sequence[str]) -> TrainConfig:
@@ -215,8 +254,9 @@ def read_config(arguments: Sequence[str]) -> TrainConfig:
 
     parser = train_parser()
     arguments, parts = take_parts(arguments, CHOICES)
+    arguments = [_with_dashes(argument) for argument in _with_lists(arguments)]
     try:
-        given = parser.parse_args([_with_dashes(argument) for argument in arguments], defaults=False).as_dict()
+        given = parser.parse_args(arguments, defaults=False).as_dict()
     except ArgumentError as error:
         names = [name for name, *_ in _options(TrainConfig)]
         text = readable(error)

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from vision.data.problem import DataError
 from vision.engine.inference import Inference, JointInference
-from vision.engine.log import progress_bar
+from vision.engine.log import logger, progress_bar
 from vision.engine.output import DistinctNames, output_folder, write_image
 from vision.engine.panoptic import PanopticFound, PanopticInference
 from vision.engine.prediction_files import PredictionFiles
 from vision.engine.sources import Frame, Source, find_sources, frames
 from vision.engine.threads import Behind, ahead
 from vision.media.draw import draw_detections, draw_segmentation
-from vision.media.video import VideoReader, VideoWriter
+from vision.media.video import VideoError, VideoReader, VideoWriter
 from vision.metrics import PanopticMap
 from vision.models import VisionModel
 from vision.structures import ClassMap, Detections, Segmentation
@@ -27,6 +28,7 @@ from vision.structures import ClassMap, Detections, Segmentation
 __all__ = ["Prediction", "predict", "predict_to_folder"]
 
 SCORE = 0.3  # what is shown to people; evaluation goes lower
+UNREADABLE = (DataError, VideoError)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def predict(
     0.3 unless given; of binary and multi-label segmenters the lowest probability of a class, 0.5. `scores`: a
     segmentation has its class probabilities too, as that of a multi-label model always has (`Segmentation.layers`: the
     pixels of each class).
-    ValueError names a source that is missing or cannot be decoded.
+    ValueError names a source that is missing or, where it is the only one, cannot be decoded; of several such a one is
+    passed over with a warning.
     """
     inference = _inference(
         model,
@@ -90,7 +93,22 @@ def predict(
         crf=crf,
         scores=scores,
     )
-    return (_predict_one(inference, frame) for source in find_sources(sources) for frame in frames(source))
+    return (_predict_one(inference, frame) for frame in _readable_frames(find_sources(sources)))
+
+
+def _readable_frames(sources: Sequence[Source]) -> Iterator[Frame]:
+    for source in sources:
+        try:
+            yield from frames(source)
+        except UNREADABLE as error:
+            _pass_over(error, sources)
+
+
+def _pass_over(error: Exception, sources: Sequence[Source]) -> None:
+    """Warns that one of several sources is left out; raises where it is the only one."""
+    if len(sources) == 1:
+        raise error
+    logger.warning("%s; passed over", error)
 
 
 def _inference(
@@ -149,7 +167,8 @@ def predict_to_folder(
     scores: bool = False,
     **options: Any,
 ) -> dict[str, int]:
-    """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames (and objects).
+    """Runs `predict` (same `options`) and writes the folder `out`; returns how many images, frames (and objects), and
+    how many sources were `unreadable`, if any.
 
     Annotated pictures keep their names, videos their frame rate and size (`VideoWriter`). Detections also go to
     predictions.json (COCO's results format plus `file_name` and `frame`), of single images the class maps to
@@ -174,19 +193,30 @@ def predict_to_folder(
         with contextlib.closing(ahead(_with_still_images(found))) as named:
             bar = progress_bar(len(found), "predict", shown, unit="source", leave=False, items=named)
             for name, source, frame in bar:
-                if frame is not None:
-                    later(write, name, _predict_one(inference, frame))
-                    counts["images"] += 1
-                else:
-                    later.wait()
-                    counts["frames"] += _predict_video(inference, source, folder, name, results, max_frames, progress)
+                try:
+                    if frame is None:
+                        later.wait()
+                        video = (inference, source, folder, name, results, max_frames, progress)
+                        counts["frames"] += _predict_video(*video)
+                    elif isinstance(frame, Exception):
+                        raise frame
+                    else:
+                        later(write, name, _predict_one(inference, frame))
+                        counts["images"] += 1
+                except UNREADABLE as error:
+                    _pass_over(error, found)
+                    counts["unreadable"] = counts.get("unreadable", 0) + 1
     return counts | results.counts
 
 
-def _with_still_images(sources: Sequence[Source]) -> Iterator[tuple[str, Source, Frame | None]]:
-    """The name in the output and the source of each; the picture of those that are one, None of those that move."""
+def _with_still_images(sources: Sequence[Source]) -> Iterator[tuple[str, Source, Frame | Exception | None]]:
+    """The name in the output and the source of each; the picture of those that are one, or why it cannot be decoded,
+    None of those that move."""
     for name, source in zip(_distinct_names(sources), sources):
-        yield name, source, next(frames(source)) if source.kind in ("image", "array") else None
+        try:
+            yield name, source, next(frames(source)) if source.kind in ("image", "array") else None
+        except UNREADABLE as error:
+            yield name, source, error
 
 
 def _predict_video(

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.data.image import read_image
+from vision.data.image import IMAGE_SUFFIXES, read_image
 from vision.media.video import VIDEO_SUFFIXES, VideoReader
 
-__all__ = ["IMAGE_SUFFIXES", "Frame", "Source", "find_sources", "frames"]
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+__all__ = ["Frame", "Source", "find_sources", "frames"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _file(path: Path, name: str) -> Source:
 
 
 def frames(source: Source) -> Iterator[Frame]:
-    """The pictures of one source, decoded one at a time."""
+    """The pictures of one source, decoded one at a time. DataError or VideoError where that cannot be done."""
     if source.kind == "array":
         yield Frame(source.place, source, 0)
     elif source.kind == "image":

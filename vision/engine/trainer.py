@@ -158,7 +158,7 @@ class Trainer:
         self.spending.end("training")
         if self._stop and not self.is_finished and progress.batch < self.loader.plan.batches:
             return  # goes on within this epoch
-        row = {"epoch": progress.epoch, "lr": self.parts.optimizer.param_groups[-1]["lr"], **self.meter.read()}
+        row = {"epoch": progress.epoch + 1, "lr": self.parts.optimizer.param_groups[-1]["lr"], **self.meter.read()}
         row["images_per_second"] = (progress.images - images) / max(time.monotonic() - started, 1e-9)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         self._offer_to_mean(epoch_ended=True)

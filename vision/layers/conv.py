@@ -91,10 +91,13 @@ def conv_pairs(module: nn.Module, follower: str) -> list[tuple[str, str]]:
     """Names of children of `module` that may be a convolution and what follows it at once, a norm or an activation.
 
     In an `nn.Sequential` these are neighbours, identities between them left out; elsewhere conv, conv1, ... and the
-    same name with `follower` ("bn" or "act") in place of "conv", where no norm stands between the two.
+    same name with `follower` ("bn" or "act") in place of "conv", where no norm stands between the two. Names mean that
+    in this package alone: in other libraries' blocks an act2 may follow the sum with the shortcut.
     """
     children = dict(module.named_children())
-    if isinstance(module, nn.Sequential):
+    if not type(module).__module__.startswith(("vision.", "torch.nn.")):
+        return []
+    if type(module).forward is nn.Sequential.forward:
         return list(itertools.pairwise(name for name, child in children.items() if not isinstance(child, nn.Identity)))
     pairs = []
     for name in children:

@@ -14,6 +14,7 @@ from vision.layers.attention import SqueezeExcitation
 from vision.layers.context import AtrousConv
 from vision.layers.conv import ConvNormAct, GroupedConv2d, conv_pairs
 from vision.layers.fuse import FusedConv2d, FusedSum
+from vision.layers.norm import BatchNorm
 from vision.layers.planar import PlanarConv2d
 
 __all__ = ["fold_batch_norms", "store_weights"]
@@ -34,7 +35,8 @@ def fold_batch_norms(model: Network) -> Network:
     for module in list(folded.modules()):
         for conv_name, norm_name in conv_pairs(module, "bn"):
             conv, norm = getattr(module, conv_name), getattr(module, norm_name)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+            plain = type(norm) in (nn.BatchNorm2d, BatchNorm)  # others may hold an activation besides
+            if isinstance(conv, nn.Conv2d) and plain and norm.track_running_stats:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
     for module in folded.modules():

@@ -137,7 +137,8 @@ def build_norm(norm: Norm, channels: int) -> nn.Module:
 def replace_norms(model: nn.Module, norm: Norm) -> None:
     """Puts `norm` (as for `build_norm`) in place of every batch norm of `model`, backbone, neck and heads alike.
 
-    Scales and shifts are kept where the new norm has them. A `BatchNorm1d`, as over the codes of EncNet, stays what it
+    Scales and shifts are kept where the new norm has them, epsilon and momentum between batch norms; what a norm does
+    besides (timm's have their activation inside) stays behind the new one. A `BatchNorm1d`, as over the codes of EncNet, stays what it
     is where `norm` makes a `BatchNorm2d`. ValueError for an unknown name, or without a batch norm.
     """
     found = [
@@ -155,4 +156,9 @@ def replace_norms(model: nn.Module, norm: Norm) -> None:
         for key in ("weight", "bias"):
             if isinstance(getattr(new, key, None), Tensor) and isinstance(getattr(old, key, None), Tensor):
                 getattr(new, key).copy_(getattr(old, key))
-        setattr(parent, name, new)
+        if isinstance(norm, str) and hasattr(new, "running_mean"):
+            new.eps = old.eps
+            if hasattr(new, "momentum"):
+                new.momentum = getattr(old, "momentum", new.momentum)
+        besides = list(old.children())
+        setattr(parent, name, nn.Sequential(new, *besides) if besides else new)

@@ -10,7 +10,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-__all__ = ["VIDEO_SUFFIXES", "VideoReader", "VideoWriter"]
+__all__ = ["VIDEO_SUFFIXES", "VideoError", "VideoReader", "VideoWriter"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 # OpenCV's wheel can encode these everywhere; other containers get the codec of mp4
@@ -19,11 +19,15 @@ CODECS = {".avi": "MJPG", ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv"
 logger = logging.getLogger("vision")
 
 
+class VideoError(ValueError):
+    """A video, camera or stream that cannot be opened, or has no frame that can be decoded."""
+
+
 class VideoReader:
     """The frames of a video file, of a camera (its number) or of a stream (its URL), RGB uint8 (H, W, 3).
 
     `rate` in frames a second (25 where the source does not say), `size` (height, width), `count` as the container
-    states it, 0 when unknown. ValueError names the source when it cannot be opened.
+    states it, 0 when unknown. VideoError names the source when it cannot be opened or decoded.
     """
 
     def __init__(self, source: str | Path | int):
@@ -31,7 +35,7 @@ class VideoReader:
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             what = f"camera {source}" if isinstance(source, int) else f"video {source}"
-            raise ValueError(f"{what} cannot be opened; expected a device, a file or a stream that OpenCV can decode")
+            raise VideoError(f"{what} cannot be opened; expected a device, a file or a stream that OpenCV can decode")
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         height, width = (self._capture.get(p) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
         self.size = (int(height), int(width))
@@ -46,7 +50,7 @@ class VideoReader:
             read += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         if read == 0:
-            raise ValueError(f"video {self.source} has no frame that can be decoded")
+            raise VideoError(f"video {self.source} has no frame that can be decoded")
         if read < self.count:
             logger.warning(
                 "video %s: only %d of the %d frames that it states can be read", self.source, read, self.count

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vision.layers.norm import replace_norms
@@ -67,10 +69,11 @@ def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: A
     """A freshly initialised model by its name in `MODELS`. Options are the builder's own keyword arguments.
 
     Every model takes `norms` besides: the name of what stands in place of all its batch norms (`replace_norms`).
-    ValueError lists the known names when `name` is not one of them, and the builder's options when one is not known.
+    ValueError lists the known names when `name` is not one of them, and the builder's options when one is not known,
+    and says what kind of value an option takes.
     """
     if name not in MODELS:
-        raise ValueError(f"model {name!r} is not known; choose one of: {', '.join(sorted(MODELS))}")
+        raise ValueError(unknown_model(name))
     module, builder = MODELS[name].split(":")
     build = getattr(importlib.import_module(module), builder)
     known = inspect.signature(build).parameters
@@ -80,8 +83,38 @@ def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: A
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         allowed = ", ".join([*list(known)[1:], "norms"])
         raise ValueError(f"model {name!r} has no option {', '.join(unknown)}; its options are: {allowed}")
+    _check_values(name, build, options)
     model = build(ClassMap.of(classes), **options)
     if norms is not None:
         replace_norms(model, norms)
     model.arguments = {"name": name, **given}
     return model
+
+
+def unknown_model(name: str) -> str:
+    """What to say of a name that is not in `MODELS`: those near it, torchvision's names among them, or all."""
+    plain = _plain(name)
+    near = [known for known in MODELS if plain in (_plain(known), _plain(known.partition("_resnet")[0]))]
+    near = near or [one for one in MODELS if plain.startswith(_plain(one)) or (plain and _plain(one).startswith(plain))]
+    near = near or difflib.get_close_matches(name.lower(), MODELS, n=3, cutoff=0.7)
+    if near:
+        return f"model {name!r} is not known; did you mean {', '.join(near)}? `vision models` lists all"
+    return f"model {name!r} is not known; choose one of: {', '.join(sorted(MODELS))}"
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower().replace("+", "plus") if letter.isalnum())
+
+
+def _check_values(name: str, build: Callable[..., VisionModel], options: dict[str, Any]) -> None:
+    """ValueError for an option whose value is not of the plain kind that the builder's annotation names."""
+    hints = typing.get_type_hints(getattr(build, "func", build))
+    kinds = {int: "a whole number, 0 or more", float: "a number, 0 or more", bool: "true or false", str: "text"}
+    for option, value in options.items():
+        hint = hints.get(option)
+        if hint not in kinds:
+            continue
+        fits = isinstance(value, int | float if hint is float else hint) and isinstance(value, bool) == (hint is bool)
+        if not fits or (hint in (int, float) and not (value > 0 if option == "width" else value >= 0)):
+            default = inspect.signature(build).parameters[option].default
+            raise ValueError(f"model {name!r}: option {option} {value!r}; expected {kinds[hint]}, as {default!r}")
