@@ -1,5 +1,9 @@
 """Convolutions with their activations in one pass beside the two one after the other."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -99,6 +103,8 @@ def test_weights_are_laid_out_for_shapes_that_come_again(dtype):
 
 def test_pairs_behind_folded_norms_are_found():
     class Block(nn.Module):
+        __module__ = "vision.layers.block"  # one of ours: in others' blocks the names may mean something else
+
         def __init__(self):
             super().__init__()
             self.conv1, self.bn1, self.act1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
@@ -157,3 +163,18 @@ def test_blocks_that_do_not_end_in_a_plain_sum_and_relu_stay(options):
 def test_other_devices_and_precisions_fuse_nothing():
     assert not can_fuse(torch.device("cuda"), torch.float32)
     assert not can_fuse(CPU, torch.float16)
+
+
+def test_layouts_are_kept_by_several_threads_at_once_and_not_copied():
+    skip_unless_fused(torch.float32)
+    conv = FusedConv2d(nn.Conv2d(3, 4, 3), None).requires_grad_(False)
+    images = [torch.rand(1, 3, 8, 8 + size) for size in range(20)] * 20
+
+    def run(image):
+        with torch.inference_mode():
+            return conv(image).shape[-1] == image.shape[-1] - 2 and len(conv._layouts) <= conv.kept
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(run, images))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(conv)))
+    torch.testing.assert_close(again(images[0]), conv(images[0]))

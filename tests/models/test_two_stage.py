@@ -144,7 +144,7 @@ def test_c4_reads_one_map_and_takes_only_resnets():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"roi_bach": 3}, "roi_batch"), ({"proposals": 0}, "at least 1"), ({"stage_ious": [0.5, 0.6]}, "each stage")],
+    [({"roi_bach": 3}, "roi_batch"), ({"proposals": 0}, "1 or more"), ({"stage_ious": [0.5, 0.6]}, "each stage")],
 )
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -17,12 +17,14 @@ class Backbone(nn.Module):
 
     `channels` and `strides` say, for each map returned, its channel count and how many input pixels one step spans.
     A map of stride s is ceil(H / s) x ceil(W / s). `levels` are the numbers of the maps: level i has stride 2**i, or
-    less where `output_stride` holds it back. Stages beyond the deepest level asked for are not built.
+    less where `output_stride` holds it back. Stages beyond the deepest level asked for are not built. The sides of the
+    input must be multiples of `divisor`.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     levels: tuple[int, ...]
+    divisor: int = 1
 
     def forward(self, x: Tensor) -> list[Tensor]:
         raise NotImplementedError

@@ -160,13 +160,15 @@ class MobileNet(Backbone):
         ends[5] = len(outputs) - 1
         if 1 not in ends:
             ends[1] = 0  # V3-small strides at once
+        if taps:
+            self._check_taps(taps)
         self.levels = () if taps else options.chosen_levels(range(1, 6))
         self.taps = tuple(taps) if taps else tuple(ends[level] for level in self.levels)
         self._cut(outputs)
         initialise(self, options.init)
         if options.zero_init_residual:
             for block in self.features:
-                if getattr(block, "shortcut", False):
+                if getattr(block, "shortcut", False) and options.norm is not None and options.norm != "none":
                     nn.init.zeros_(block.block[-1][1].weight)
 
     def _build_features(self, shape: MobileNetShape, options: BackboneOptions, plans: list) -> list[tuple[int, int]]:
@@ -199,6 +201,17 @@ class MobileNet(Backbone):
         # V2 multiplies the rounded input channels
         unscaled = shape.blocks[index - 1].channels if index else shape.stem
         return previous * (row.expanded // unscaled)
+
+    def _check_taps(self, taps: tuple[int | str, ...]) -> None:
+        """ValueError unless `taps` are positions in the order of the features, ".expand" of blocks that expand."""
+        known = list(range(len(self.features)))
+        known += [f"{i}.expand" for i in known if getattr(self.features[i], "expands", False)]
+        places = [int(str(tap).removesuffix(".expand")) for tap in taps if tap in known]
+        if len(places) < len(taps) or places != sorted(set(places)):
+            raise ValueError(
+                f"backbone: taps {tuple(taps)}; choose rising places from 0 to {len(self.features) - 1}, or "
+                '"13.expand" for what block 13 expands'
+            )
 
     def _cut(self, outputs: list[tuple[int, int]]) -> None:
         """Sets channels and strides of the taps and drops the features that no tap needs."""

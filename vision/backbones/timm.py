@@ -18,6 +18,8 @@ class TimmBackbone(Backbone):
     size alone (CoaT, MaxViT, Hiera), ImportError with the command that installs timm where it is absent.
     """
 
+    divisor = 32  # HRNet adds maps of several strides
+
     def __init__(self, name: str, options: BackboneOptions):
         super().__init__()
         try:

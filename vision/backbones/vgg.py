@@ -30,8 +30,10 @@ class VGG(Backbone):
 
     All but level 0 are returned unless asked for. With an output_stride of 8 or 16 the poolings that would exceed it
     do not stride, but take 3x3 pixels, and every convolution after them is dilated (DeepLab, arXiv:1412.7062,
-    section 3.1).
+    section 3.1). Odd maps lose their last row and column in pooling, as torchvision's.
     """
+
+    divisor = 32
 
     def __init__(self, shape: VGGShape, options: BackboneOptions):
         super().__init__()

@@ -53,7 +53,8 @@ def save(
 ) -> Path:
     """Writes `model` as safetensors with its header and returns the path; whole or not at all.
 
-    `half` stores floating-point tensors in float16 (they come back as float32). OSError when it cannot be written.
+    `half` stores floating-point tensors in float16, where their values fit into it (they come back as float32). OSError
+    when it cannot be written.
     """
     from safetensors.torch import save as to_bytes
 
@@ -61,7 +62,7 @@ def save(
     tensors = {}
     for name, value in model.state_dict().items():
         value = value.detach().cpu()
-        if half and value.is_floating_point():
+        if half and value.is_floating_point() and value.half().isfinite().all():
             value = value.half()
         tensors[name] = value.clone(memory_format=torch.contiguous_format)  # tied weights must not share memory
     header = {key: json.dumps(value) for key, value in header_of(model, preprocess, metric).items()}

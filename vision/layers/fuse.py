@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from vision.layers.conv import GroupedConv2d, conv_pairs
 from vision.layers.planar import PlanarConv2d
 
 __all__ = ["FusedConv2d", "FusedSum", "can_fuse", "fuse_convolutions", "fuse_sum"]
+
+_LARGE = 1 << 20  # weights of a convolution
+_LOCK = threading.Lock()  # of the layouts that convolutions keep
 
 # name of oneDNN's post-operation, its numbers, its algorithm
 Attribute = tuple[str, list[float], str]
@@ -47,8 +51,6 @@ class _Fused(nn.Conv2d):
     the weights are the price.
     """
 
-    kept = 8  # shapes; a head that levels of a pyramid share sees five in turn
-
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
@@ -57,21 +59,28 @@ class _Fused(nn.Conv2d):
         self.weight, self.bias = conv.weight, conv.bias
         self.activation = activation
         self._layouts: dict[torch.Size, Tensor | None] = {}  # by shape of the input; None: it was there once
+        # shapes; a head that levels of a pyramid share sees five in turn, and large weights are worth few copies
+        self.kept = 8 if conv.weight.numel() <= _LARGE else 2
 
     def _weights(self, x: Tensor) -> tuple[Any, ...]:
         """Weight, bias, padding, stride, dilation and groups, as the operators want them for the input x."""
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        if x.shape not in self._layouts:
-            if len(self._layouts) == self.kept:
-                del self._layouts[next(iter(self._layouts))]
-            self._layouts[x.shape] = None
-            return self.weight, self.bias, *geometry
-        weight = self._layouts[x.shape]
-        if weight is None:
+        weight = self._layouts.get(x.shape)
+        if weight is not None:
+            return weight, self.bias, *geometry
+        with _LOCK:  # a model may serve several threads
+            if x.shape not in self._layouts:
+                if len(self._layouts) == self.kept:
+                    del self._layouts[next(iter(self._layouts))]
+                self._layouts[x.shape] = None
+                return self.weight, self.bias, *geometry
             plain = self.weight.detach().to_mkldnn()
             weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *geometry, list(x.shape))
             self._layouts[x.shape] = weight
         return weight, self.bias, *geometry
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_layouts": {}}  # which can neither be copied nor stored
 
     def _apply(self, *arguments: Any, **keywords: Any) -> _Fused:
         self._layouts = {}  # of another precision

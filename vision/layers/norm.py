@@ -137,9 +137,10 @@ def build_norm(norm: Norm, channels: int) -> nn.Module:
 def replace_norms(model: nn.Module, norm: Norm) -> None:
     """Puts `norm` (as for `build_norm`) in place of every batch norm of `model`, backbone, neck and heads alike.
 
-    Scales and shifts are kept where the new norm has them, epsilon and momentum between batch norms; what a norm does
-    besides (timm's have their activation inside) stays behind the new one. A `BatchNorm1d`, as over the codes of EncNet, stays what it
-    is where `norm` makes a `BatchNorm2d`. ValueError for an unknown name, or without a batch norm.
+    Scales and shifts are kept where the new norm has them, epsilon and momentum where a name makes a batch norm again;
+    what a norm does besides (timm's have their activation inside) stays behind the new one. A `BatchNorm1d`, as over
+    the codes of EncNet, stays what it is where `norm` makes a `BatchNorm2d`. ValueError for an unknown name, or without
+    a batch norm.
     """
     found = [
         (parent, name, child)

@@ -65,6 +65,9 @@ MODELS: dict[str, str] = {
 }
 
 
+POSITIVE = ("width", "smallest_anchor", "size", "in_channels", "rate")  # options that are more than 0
+
+
 def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: Any) -> VisionModel:
     """A freshly initialised model by its name in `MODELS`. Options are the builder's own keyword arguments.
 
@@ -109,12 +112,29 @@ def _plain(name: str) -> str:
 def _check_values(name: str, build: Callable[..., VisionModel], options: dict[str, Any]) -> None:
     """ValueError for an option whose value is not of the plain kind that the builder's annotation names."""
     hints = typing.get_type_hints(getattr(build, "func", build))
-    kinds = {int: "a whole number, 0 or more", float: "a number, 0 or more", bool: "true or false", str: "text"}
     for option, value in options.items():
-        hint = hints.get(option)
-        if hint not in kinds:
-            continue
-        fits = isinstance(value, int | float if hint is float else hint) and isinstance(value, bool) == (hint is bool)
-        if not fits or (hint in (int, float) and not (value > 0 if option == "width" else value >= 0)):
+        expected = _unlike(hints.get(option), value, above=option in POSITIVE)
+        if expected:
             default = inspect.signature(build).parameters[option].default
-            raise ValueError(f"model {name!r}: option {option} {value!r}; expected {kinds[hint]}, as {default!r}")
+            raise ValueError(f"model {name!r}: option {option} {value!r}; expected {expected} (default: {default!r})")
+    channels = (options.get("backbone_options") or {}).get("in_channels")
+    if channels not in (None, options.get("in_channels", 3)):
+        raise ValueError(
+            f"model {name!r}: backbone_options in_channels {channels}; "
+            + ("give the model's own option in_channels" if "in_channels" in hints else "it reads RGB images")
+        )
+
+
+def _unlike(hint: Any, value: Any, above: bool) -> str:
+    """What an option of the type `hint` takes, where `value` is none of it; numbers from 0 on, or `above` 0."""
+    lists = [one for one in (hint, *typing.get_args(hint)) if typing.get_origin(one) in (Sequence, tuple)]
+    if lists:
+        return "" if value is None or isinstance(value, list | tuple) else "a list"
+    if hint in (int, float):
+        fits = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        if fits and (value > 0 if above else value >= 0):
+            return ""
+        return f"a {'whole ' if hint is int else ''}number, {'more than 0' if above else '0 or more'}"
+    if hint in (bool, str):
+        return "" if isinstance(value, hint) else {bool: "true or false", str: "text"}[hint]
+    return ""

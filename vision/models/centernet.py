@@ -26,13 +26,13 @@ __all__ = ["CenterNet", "build_centernet"]
 
 
 class CenterNet(VisionModel):
-    """Maps at stride 4: class logits, size (width, height) and offset (x, y) in cells. Peaks need no NMS.
+    """Maps at stride 4, or an eighth of the backbone's last: class logits, size (width, height) and offset (x, y) in
+    cells. Peaks need no NMS.
 
     The losses are weighted 1 (heat map), 0.1 (size), 1 (offset), as in the paper.
     """
 
     task = "detection"
-    stride = 4
     score_threshold = 0.05
     max_detections = 100
     size_weight = 0.1
@@ -40,6 +40,7 @@ class CenterNet(VisionModel):
     def __init__(self, classes: ClassMap, backbone: Backbone, neck: Deconvolutions, *, width: int = 64):
         super().__init__(classes)
         self.backbone, self.neck = backbone, neck
+        self.stride = backbone.strides[-1] // 8  # the neck's three steps double the map
         self.head = nn.ModuleDict(
             {
                 name: nn.Sequential(

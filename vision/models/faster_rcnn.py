@@ -76,6 +76,8 @@ def pyramid_parts(
         raise ValueError(f"recipe {recipe!r}; choose one of {', '.join(RECIPES)}")
     later = recipe == "v2"
     options = dict(backbone_options or {})
+    if "taps" in options:
+        raise ValueError("backbone_options taps: regions are read from levels of the backbone; give `levels`")
     if backbone == "mobilenet_v3_large" and "levels" not in options:
         network = build_backbone(backbone, taps=_LARGE_TAPS, **options)
         sizes = (_sizes(smallest_anchor),) * (len(_LARGE_TAPS) + 1)

@@ -20,7 +20,7 @@ from vision.layers.resize import resize_logits
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import DenseOutputs, SegmentOutputs, VisionModel
 from vision.models.fcos import FCOS, FIRST_DISTANCE
-from vision.models.segmenter import DEFAULT_LOSS, build_features, class_answers, decode_logits, label_rule
+from vision.models.segmenter import DEFAULT_LOSS, build_features, class_answers, decode_logits, label_rule, read_logits
 from vision.models.semantic_fpn import SemanticPyramidHead
 from vision.necks.fpn import FeaturePyramid
 from vision.structures import ClassMap, Detections, Segmentation, Targets, _TensorData
@@ -107,7 +107,7 @@ class MultiTask(FCOS):
 
     def semantic_probabilities(self, outputs: MultiTaskOutputs, size: Sequence[int]) -> Tensor:
         """The probability of each class (B, C, H, W) at every pixel of images of `size` (height, width)."""
-        return outputs.semantic.logits[..., : size[0], : size[1]].softmax(1)
+        return read_logits(outputs.semantic.logits[..., : size[0], : size[1]], self.classes, "multiclass")
 
     def decode_logits(self, logits: Tensor, sizes: Tensor, *, scores: bool = False) -> list[Segmentation]:
         """As `decode_semantic`, of the semantic logits (B, C, H, W) alone."""

@@ -14,6 +14,7 @@ from vision.layers.resize import resize_logits
 from vision.losses.compose import SegmentationLoss
 from vision.models.base import RoiOutputs
 from vision.models.faster_rcnn import pyramid_parts, read_settings, with_masks
+from vision.models.segmenter import class_answers, label_rule, read_logits
 from vision.models.two_stage import RoiParts, RoiSettings, TwoStageDetector
 from vision.ops.panoptic import PanopticPixels, merge_panoptic
 from vision.structures import ClassMap, Detections, Segmentation, Targets
@@ -61,7 +62,7 @@ class PanopticFPN(TwoStageDetector):
         if targets.semantic is None:
             raise ValueError("loss of a panoptic model: the targets have no semantic map; read the data with it")
         logits = self._full_size(outputs.semantic, targets.semantic.shape[-2:])
-        terms = self.criterion(logits, targets.semantic, self.epoch)
+        terms = self.criterion(logits, class_answers(targets.semantic, self.classes, "multiclass"), self.epoch)
         losses["semantic"] = self.semantic_weight * torch.stack(list(terms.values())).sum()
         return losses
 
@@ -73,15 +74,15 @@ class PanopticFPN(TwoStageDetector):
 
     def semantic_probabilities(self, outputs: RoiOutputs, size: Sequence[int]) -> Tensor:
         """The probability of each class (B, C, H, W) at every pixel of images of `size` (height, width)."""
-        return self._full_size(outputs.semantic, size).softmax(1)
+        return read_logits(self._full_size(outputs.semantic, size), self.classes, "multiclass")
 
     @torch.no_grad()
     def decode_semantic(self, outputs: RoiOutputs, sizes: Tensor) -> list[Segmentation]:
         """The class of each pixel, things and stuff alike, of each image of `sizes` (B, 2), with its scores."""
-        results = []
+        results, rule = [], label_rule(self.classes, "multiclass")
         for logits, size in zip(outputs.semantic, sizes.tolist()):  # a batch of them at full size would take gigabytes
-            scores = self._full_size(logits[None], size)[0].softmax(0)
-            results.append(Segmentation(scores.max(0).indices, scores))
+            scores = read_logits(self._full_size(logits[None], size), self.classes, "multiclass")[0]
+            results.append(Segmentation(rule.labels(scores), scores, rule))
         return results
 
     @torch.no_grad()

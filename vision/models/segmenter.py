@@ -136,7 +136,7 @@ class Segmenter(VisionModel):
         self.mode = mode
         self.criterion = SegmentationLoss(loss, logit_channels(self.classes, mode), ignore=self.classes.ignore)
         self.epoch = 0  # set by whoever trains; losses with a schedule read it
-        self.divisor = divisor
+        self.divisor = max(divisor, getattr(backbone, "divisor", 1))
         self.align_corners = align_corners
 
     @property

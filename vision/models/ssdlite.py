@@ -48,7 +48,9 @@ def ssdlite_levels(
         taps = (*(f"{i}.expand" for i in strided[-2 if fine else -1 :]), len(shape.blocks) + 1)
         body: Backbone = MobileNet(shape, BackboneOptions(**options), taps)
     else:
-        body = build_backbone(name, **{"levels": (3, 4, 5) if fine else (4, 5), **options})
+        own = ("norm", "width") if name.startswith("timm:") else ()  # timm's networks have theirs
+        shared = {option: value for option, value in options.items() if option not in own}
+        body = build_backbone(name, **{"levels": (3, 4, 5) if fine else (4, 5), **shared})
     channels = [max(16, int(count * width)) for count in (512, 256, 256, 128)]
     inputs = (body.channels[-1], *channels)
     levels = ExtendedLevels(body, [_shrink(before, after, norm) for before, after in zip(inputs, channels)], channels)

@@ -6,7 +6,7 @@ lists of results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,13 +64,29 @@ class RoiSettings:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        for name, count in self.__dict__.items():
-            if isinstance(count, int) and count < 1:
-                raise ValueError(f"RoiSettings: {name} {count}; expected at least 1")
+        for name in ("per_level", "proposals", "train_per_level", "train_proposals", "rpn_batch", "roi_batch",
+                     "max_detections"):  # fmt: skip
+            self._check(name, lambda n: isinstance(n, int) and n >= 1, "a whole number, 1 or more")
+        for name in ("rpn_iou_threshold", "rpn_score_threshold", "rpn_fraction", "roi_fraction", "score_threshold",
+                     "iou_threshold"):  # fmt: skip
+            self._check(name, lambda share: 0 <= share <= 1, "a number from 0 to 1")
+        self._check("stage_ious", lambda ious: all(0 <= iou <= 1 for iou in ious), "numbers from 0 to 1")
+        self._check("stage_loss_weights", lambda weights: min(weights) >= 0, "numbers, 0 or more")
+        self._check("box_weights", lambda all: {len(one) for one in all} == {4} and min(map(min, all)) > 0,
+                    "four numbers above 0 for each stage")  # fmt: skip
         if not len(self.stage_ious) == len(self.box_weights) == len(self.stage_loss_weights) > 0:
             raise ValueError(
                 "RoiSettings: give stage_ious, box_weights and stage_loss_weights one entry for each stage"
             )
+
+    def _check(self, name: str, fits: Callable[[Any], bool], expected: str) -> None:
+        value = getattr(self, name)
+        try:
+            good = fits(value)
+        except (TypeError, ValueError):  # of another kind, or empty
+            good = False
+        if not good:
+            raise ValueError(f"RoiSettings: {name} {value!r}; expected {expected}")
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class UNetEncoder(Backbone):
         norm: Norm = "batch",
     ):
         super().__init__()
+        if depth < 1:
+            raise ValueError(f"UNetEncoder: depth {depth}; expected 1 pooling or more")
         self.channels = tuple(width * 2**level for level in range(depth + 1))
         self.levels = tuple(range(depth + 1))
         self.strides = tuple(2**level for level in self.levels)

@@ -33,8 +33,9 @@ def merge_panoptic(
 
     Instances of things that score more than `score_threshold` are laid down by falling score; one that is hidden by
     better ones by more than `hidden_share` of its mask is dropped. What is left takes its class of `semantic` (H, W)
-    int64 where that is stuff (`things` (C,) bool is False), unless that class has fewer than `smallest_stuff` pixels
-    left in the image. `detections` need masks. Loops over instances, at the ragged edge.
+    int64 (labels of no class are left void) where that is stuff (`things` (C,) bool is False), unless that class has
+    fewer than `smallest_stuff` pixels left in the image. `detections` need masks. Loops over instances, at the ragged
+    edge.
     """
     if detections.masks is None:
         raise ValueError("merge_panoptic: detections without masks; decode them with a mask head")
@@ -49,7 +50,9 @@ def merge_panoptic(
             continue
         count += 1
         instances[free], labels[free] = count, label
-    stuff = (instances == 0) & ~things[semantic]
+    known = (semantic >= 0) & (semantic < len(things))
+    semantic = semantic.where(known, 0)
+    stuff = (instances == 0) & known & ~things[semantic]
     sizes = torch.bincount(semantic[stuff], minlength=len(things))
     stuff &= (sizes >= smallest_stuff)[semantic]
     labels[stuff] = semantic[stuff]
