@@ -129,7 +129,7 @@ def test_folder_of_results(folder):
     assert len(rows) == 9
     assert rows[0] == {
         "image_id": "a.png", "file_name": "a.png", "frame": 0, "category_id": 0, "bbox": [32, 24, 48, 32],
-        "score": pytest.approx(0.9),
+        "score": pytest.approx(0.9), "category_name": "lamp",
     }  # fmt: skip
     assert [row["frame"] for row in rows if row["file_name"] == "clip.mp4"] == list(range(7))
     with VideoReader(folder / "out" / "clip.mp4") as video:

@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from vision.media.draw import class_colours, draw_detections, draw_segmentation
+from vision.media.draw import _plate, class_colours, draw_detections, draw_segmentation
 from vision.structures import ClassMap, Detections, LabelRule, Segmentation
 
 CLASSES = ClassMap(("cell", "plate", "a rather long class name"))
@@ -108,3 +110,14 @@ def test_overlapping_classes_are_mixed_and_what_has_none_is_left_as_it_is():
     for column, colour in ((10, first), (30, (first + second) / 2)):
         assert np.abs(drawn[20, column] - (50 + colour / 2)).max() <= 1
     assert (drawn[:, 40:] == 100).all()
+
+
+def test_names_of_boxes_at_one_place_stand_below_each_other():
+    image = np.full((200, 300, 3), 100, np.uint8)
+    taken = []
+    for _ in range(5):
+        taken.append(_plate(image, "cell 0.50", (40, 60, 160, 180), taken))
+    rows = sorted(plate[1] for plate in taken)
+    tall = taken[0][3] - taken[0][1]
+    assert rows[0] < 60 and all(after - before >= tall for before, after in itertools.pairwise(rows))
+    assert taken[0][1] == rows[0]  # the first, best one stands above the box

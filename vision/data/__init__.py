@@ -6,11 +6,16 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "AugmentConfig": "vision.data.augment_config",
     "Card": "vision.data.card",
     "DataError": "vision.data.problem",
     "Dataset": "vision.data.dataset",
+    "Preprocess": "vision.data.resize",
     "Problem": "vision.data.problem",
+    "build_augmentation": "vision.data.transforms",
+    "build_loader": "vision.data.loader",
     "check_dataset": "vision.data.check",
+    "default_augmentation": "vision.data.augment_config",
     "image_size": "vision.data.image",
     "open_dataset": "vision.data.source",
     "read_image": "vision.data.image",

@@ -26,14 +26,30 @@ def progress_bar(
 ) -> Any:  # fmt: skip
     """A bar on stderr with rate and time left, of `total` units (0: not known), around `items` if given.
 
-    In a file it is written every ten seconds; not at all where it is not `enabled`.
+    In a file it is a line every ten seconds; not at all where it is not `enabled`.
     """
     from tqdm import tqdm
 
+    shown = {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0.5}
+    if not sys.stderr.isatty():
+        shown = {"file": _Lines(), "ncols": 100, "mininterval": 10.0, "delay": 10.0, "ascii": True}
     return tqdm(
         items, total=total or None, initial=start, desc=label, unit=unit, disable=not enabled, leave=leave,
-        file=sys.stderr, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, smoothing=0.1,
+        smoothing=0.1, **shown,
     )  # fmt: skip
+
+
+class _Lines:
+    """Standard error without a terminal: what would be written over a line becomes a line of its own."""
+
+    def write(self, text: str) -> None:
+        for mark in ("\r", "\n", "\x1b[A"):
+            text = text.replace(mark, "")
+        if text.strip():
+            sys.stderr.write(text.rstrip() + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class LossMeter:

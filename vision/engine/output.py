@@ -110,7 +110,7 @@ class JsonList:
         self._file.close()
 
 
-def coco_results(detections: Detections, classes: ClassMap, image_id: int | str, **extra: Any) -> list[dict]:
+def coco_results(detections: Detections, classes: ClassMap, image_id: int | str) -> list[dict]:
     """The detections of one image in COCO's results format: category ids of the data set, bbox as x, y, width, height.
 
     Numbers are written in full, so that a metric computed from the file equals the one computed from the tensors.
@@ -119,7 +119,7 @@ def coco_results(detections: Detections, classes: ClassMap, image_id: int | str,
     boxes[:, 2:] -= boxes[:, :2]
     scores, labels = detections.scores.double().cpu().tolist(), detections.labels.cpu().tolist()
     results = [
-        {"image_id": image_id, **extra, "category_id": classes.ids[label], "bbox": box, "score": score}
+        {"image_id": image_id, "category_id": classes.ids[label], "bbox": box, "score": score}
         for box, score, label in zip(boxes.tolist(), scores, labels)
     ]
     if detections.masks is not None:

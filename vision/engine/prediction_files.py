@@ -38,8 +38,10 @@ class PredictionFiles:
         """Adds what was found in the picture `name`; not `alone`: in a frame of the video `name`."""
         if prediction.detections is not None:
             self.counts["objects"] += len(prediction.detections)
-            named = {"file_name": name, "frame": prediction.frame}
-            self.list.extend(coco_results(prediction.detections, prediction.classes, name, **named))
+            rows = coco_results(prediction.detections, prediction.classes, name)
+            names = [prediction.classes.names[label] for label in prediction.detections.labels.tolist()]
+            place = {"file_name": name, "frame": prediction.frame}
+            self.list.extend([{**row, "category_name": one, **place} for row, one in zip(rows, names)])
         if not alone:
             return
         if prediction.panoptic is not None:

@@ -67,16 +67,17 @@ class Selection:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def offer(self, value: float, name: str, epoch: int, metrics: dict[str, Any], sign: int = 1) -> bool:
-        """Whether the weights with `value` are to be kept: `sign` * value is larger than before, or there is none yet.
+        """Whether the weights with `value` are to be kept: `sign` * value is as large as before or larger, or there is
+        none yet. Of equals the later ones have learnt more, but the wait goes on.
 
         A value that is not finite says nothing about the weights: it is neither better nor counted as waiting.
         """
         defined = math.isfinite(value)
-        if self.value is not None and not (defined and sign * value > sign * self.value):
-            self.waited += defined
+        better = self.value is None or (defined and sign * value > sign * self.value)
+        self.waited = 0 if better else self.waited + defined
+        if not better and value != self.value:
             return False
         self.value, self.name, self.epoch, self.metrics = value if defined else None, name, epoch, metrics
-        self.waited = 0
         return True
 
     def told(self, name: str, value: float) -> str:

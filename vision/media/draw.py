@@ -36,17 +36,32 @@ def _ink(colour: Sequence[int]) -> tuple[int, int, int]:
     return (0, 0, 0) if float(np.dot(colour, (0.299, 0.587, 0.114))) > 140 else (255, 255, 255)
 
 
-def _label(image: np.ndarray, text: str, corner: tuple[int, int], colour: list[int]) -> None:
-    """Writes `text` on a plate of `colour` above `corner` (x, y), or below it where the image ends."""
+def _plate(image: np.ndarray, text: str, box: Sequence[int], taken: list[tuple[int, ...]]) -> tuple[int, int, int, int]:
+    """Where the name of `box` (x1, y1, x2, y2) stands, as such a box: above it, or below its upper edge where the image
+    ends or a plate of `taken` is; where all places down to its lower edge are taken, above it all the same."""
     height, width = image.shape[:2]
     _, scale, thickness = _letters(height, width)
     (across, up), below = cv2.getTextSize(text, FONT, scale, thickness)
-    x = max(0, min(corner[0], width - across - 2))
-    top = corner[1] - up - below - 2
-    top = corner[1] if top < 0 else top
-    top = max(0, min(top, height - up - below - 2))
-    cv2.rectangle(image, (x, top), (x + across + 2, top + up + below + 1), colour, cv2.FILLED)
-    cv2.putText(image, text, (x + 1, top + up + 1), FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
+    tall, wide = up + below + 2, across + 3
+    x = max(0, min(box[0], width - wide))
+    tops = [box[1] - tall, *range(box[1], max(box[1], box[3] - tall) + 1, tall), box[3]]
+    places = [(x, top, x + wide, top + tall) for top in tops if 0 <= top <= height - tall]
+    free = [place for place in places if not any(_overlap(place, other) for other in taken)]
+    top = max(0, min(tops[0], height - tall))
+    return next(iter([*free, *places]), (x, top, x + wide, top + tall))
+
+
+def _overlap(one: Sequence[int], other: Sequence[int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _label(image: np.ndarray, text: str, plate: Sequence[int], colour: list[int]) -> None:
+    """Writes `text` on `plate` (x1, y1, x2, y2) of `colour`."""
+    _, scale, thickness = _letters(*image.shape[:2])
+    (_, up), _ = cv2.getTextSize(text, FONT, scale, thickness)
+    left, top, right, bottom = plate
+    cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
+    cv2.putText(image, text, (left + 1, top + up + 1), FONT, scale, _ink(colour), thickness, cv2.LINE_AA)
 
 
 def draw_detections(
@@ -64,16 +79,22 @@ def draw_detections(
         for i in reversed(kept):
             colour = colours[labels[i]].astype(np.float32)
             drawn[masks[i]] = ((1 - opacity) * drawn[masks[i]] + opacity * colour).astype(np.uint8)
+            # a line around each tells apart those of one class
+            outlines, _ = cv2.findContours(masks[i].view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(drawn, outlines, -1, colours[labels[i]].tolist(), line, cv2.LINE_AA)
     for i in reversed(kept):
         x1, y1, x2, y2 = boxes[i].tolist()
         cv2.rectangle(
             drawn, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), colours[labels[i]].tolist(), line, cv2.LINE_AA
         )
-    for i in reversed(kept):
-        text = f"{classes.names[labels[i]]} {scores[i]:.2f}"
+    texts, plates = {}, {}
+    for i in kept:  # the best choose their places first
+        texts[i] = f"{classes.names[labels[i]]} {scores[i]:.2f}"
         if detections.track_ids is not None:
-            text = f"#{int(detections.track_ids[i])} {text}"
-        _label(drawn, text, (boxes[i, 0], boxes[i, 1]), colours[labels[i]].tolist())
+            texts[i] = f"#{int(detections.track_ids[i])} {texts[i]}"
+        plates[i] = _plate(drawn, texts[i], boxes[i].tolist(), list(plates.values()))
+    for i in reversed(kept):
+        _label(drawn, texts[i], plates[i], colours[labels[i]].tolist())
     return drawn
 
 
