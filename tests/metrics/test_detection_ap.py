@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.metrics import DetectionAP
+from vision.metrics.average_precision import envelope
 from vision.structures import ClassMap, Detections, Target
 
 NAMES = ("precision", "recall", "scores")
@@ -90,6 +91,16 @@ def test_many_images_equal_pycocotools_and_faster_coco_eval(kind, seed):
     for name in NAMES:
         np.testing.assert_array_equal(getattr(result, name), expected[name])
     assert_equals_faster_coco_eval(case, kind)
+
+
+@pytest.mark.parametrize(("detections", "share"), [(1000, 0.3), (2_500_000, 0.15), (5_000_000, 0.05), (9_000_000, 0.02)])
+def test_envelope_of_millions_of_detections_equals_the_running_maximum(detections, share):
+    chance = np.linspace(2 * share, 0, detections)  # hits thin out, as they do by falling score
+    total = np.flatnonzero(np.random.default_rng(0).random(detections) < chance) + 1
+    hits = np.arange(1, len(total) + 1)
+    expected = np.maximum.accumulate((hits / (total + np.spacing(1)))[::-1])[::-1]
+    found = envelope(torch.from_numpy(hits), torch.from_numpy(total), torch.zeros(len(hits), dtype=torch.int64))
+    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def boxes_at(*corners, score=None, label=0):
