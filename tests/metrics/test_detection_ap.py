@@ -93,7 +93,9 @@ def test_many_images_equal_pycocotools_and_faster_coco_eval(kind, seed):
     assert_equals_faster_coco_eval(case, kind)
 
 
-@pytest.mark.parametrize(("detections", "share"), [(1000, 0.3), (2_500_000, 0.15), (5_000_000, 0.05), (9_000_000, 0.02)])
+@pytest.mark.parametrize(
+    ("detections", "share"), [(1000, 0.3), (2_500_000, 0.15), (5_000_000, 0.05), (9_000_000, 0.02)]
+)
 def test_envelope_of_millions_of_detections_equals_the_running_maximum(detections, share):
     chance = np.linspace(2 * share, 0, detections)  # hits thin out, as they do by falling score
     total = np.flatnonzero(np.random.default_rng(0).random(detections) < chance) + 1
