@@ -17,8 +17,8 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
     """Pixels by true class (row) and predicted class (column): int64 (C, C + 1), on the device of `truth`.
 
     predicted, truth of equal shape, any integer type. Pixels whose truth is `ignore` are not counted. The last column
-    takes predictions that are no class (`ignore` too): wrong, whatever the truth. A truth outside the classes that is
-    not `ignore` counts nowhere either. No sorting, no boolean indexing, no wait for the device.
+    takes predictions that are no class (`ignore` too, whatever its number): wrong, whatever the truth. A truth outside
+    the classes that is not `ignore` counts nowhere either. No sorting, no boolean indexing, no wait for the device.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"confusion_matrix: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
@@ -31,6 +31,8 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
     counts = (_counts_on_host if on_host else _counts_by_codes)(predicted, truth, classes)
     if 0 <= ignore < classes:
         counts[ignore] = 0
+        counts[:, -1] += counts[:, ignore]
+        counts[:, ignore] = 0
     return counts
 
 

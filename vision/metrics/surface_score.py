@@ -88,7 +88,7 @@ class SurfaceDistance:
     IoU, for each image and class.
 
     spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of
-    spacing; labels (255) to ignore in the truth are taken out of both masks. State on the device of its inputs.
+    spacing; labels (255) to ignore in the truth are taken out of both masks, and are no class themselves. State on the device of its inputs.
     """
 
     def __init__(
@@ -131,7 +131,10 @@ class SurfaceDistance:
             return
         number = len(self.classes)
         counted = ~is_ignored(truth, self.ignore)
-        labels = [torch.where(counted & (one >= 0) & (one < number), one, number) for one in (predicted, truth)]
+        labels = [
+            torch.where(counted & (one >= 0) & (one < number) & ~is_ignored(one, self.ignore), one, number)
+            for one in (predicted, truth)
+        ]
         points, counts = zip(*(self._outlines(one) for one in labels))
         counts = torch.stack(counts).tolist()  # one wait for all images
         groups = [places.split(number_each) for places, number_each in zip(points, counts)]
