@@ -211,6 +211,28 @@ def test_binary_masks_of_0_and_255(foreground, classes, tmp_path, capsys):
     assert next(iter(figures["per_class"].values()))["IoU"] == 1
 
 
+@pytest.mark.parametrize("classes", [[], ["--classes", "2"]])
+def test_predictions_of_0_and_255_for_a_truth_of_0_and_1(classes, tmp_path, capsys):
+    write_masks(tmp_path / "truth", a=[[0, 0, 1, 1]], b=[[0, 0, 0, 0]])
+    write_masks(tmp_path / "found", a=[[0, 0, 0, 255]], b=[[0, 0, 0, 0]])
+    figures, text = semantic_figures(tmp_path, capsys, *classes)
+    assert [row["IoU"] for row in figures["per_class"].values()] == [pytest.approx(6 / 7), 0.5]
+    assert "the predictions' values are 0 and 255: 255 is taken for class 1" in text
+    # asked for, 255 stays no class: one of eight pixels, and class 1 has none
+    figures, text = semantic_figures(tmp_path, capsys, "--ignore", "255", *classes)
+    assert figures["per_class"]["class 1"]["IoU"] == 0
+    assert "12.50% of the predicted pixels are no class, as 255, and count as wrong" in text
+
+
+@pytest.mark.parametrize(("found", "share"), [([[0, 1, 9, 2]], "33.33%"), ([[0, 1, 2, 9]], None)])
+def test_predicted_values_that_are_no_class_are_told(found, share, tmp_path, capsys):
+    write_masks(tmp_path / "truth", a=[[0, 1, 2, 255]])
+    write_masks(tmp_path / "found", a=found)
+    _, text = semantic_figures(tmp_path, capsys)
+    assert ("no class" in text) == (share is not None)  # not where nothing is counted
+    assert share is None or f"{share} of the predicted pixels are no class, as 9" in text
+
+
 def test_outlines_by_the_percentile_tolerance_and_spacing_asked_for(tmp_path, capsys):
     write_masks(tmp_path / "truth", a=[[1, 0, 0, 0]])
     write_masks(tmp_path / "found", a=[[0, 0, 0, 1]])

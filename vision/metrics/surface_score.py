@@ -87,8 +87,9 @@ class SurfaceDistance:
     """Hausdorff distance, HD95 (or another percentile), average symmetric surface distance, surface Dice and boundary
     IoU, for each image and class.
 
-    spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of
-    spacing; labels (255) to ignore in the truth are taken out of both masks, and are no class themselves. State on the device of its inputs.
+    spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of spacing; what
+    is labelled `ignore` in the truth is taken out of both masks, and `ignore` is no class. State on the device of its
+    inputs.
     """
 
     def __init__(
