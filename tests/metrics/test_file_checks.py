@@ -121,6 +121,7 @@ def write_panoptic(folder, name, ids, **changes):
         ({"segments_info": [{"category_id": 0}]}, "annotations[0].segments_info[0]: no 'id'"),
         ({"segments_info": [{"id": 7, "category_id": 0}]}, "segment 7 of image 1 has no pixel in"),
         ({"segments_info": [{"id": 1 << 24, "category_id": 0}]}, "has no pixel in"),
+        ({"segments_info": [{"id": 300, "category_id": 0}]}, "segment 2 of image 1 in "),
         ({"segments_info": [{"id": 300, "category_id": 0}] * 2}, "segments_info[1]: id 300 for the second time"),
         ({"segments_info": [{"id": -1, "category_id": 0}]}, "segments_info[0]: id -1; expected 0 or more"),
         ({"image_id": "1"}, "no annotation for image 1 (text, where the truth has numbers)"),
@@ -133,6 +134,22 @@ def test_panoptic_files_that_are_not_fit_are_named(changes, message, tmp_path, c
     assert main(["score", "--task", "panoptic", *paths]) == 2
     text = capsys.readouterr().err
     assert "found" in text and message in text
+
+
+def test_panoptic_pictures_of_another_size_are_named(tmp_path, capsys):
+    write_panoptic(tmp_path, "truth", [[300, 2, 0]])
+    write_panoptic(tmp_path, "found", [[300, 2]])
+    assert main(["score", "--task", "panoptic", *(str(tmp_path / f"{name}.json") for name in ("truth", "found"))]) == 2
+    assert "found.json: a.png of image 1 has (1, 2) pixels, but (1, 3) in" in capsys.readouterr().err
+
+
+def test_two_masks_of_one_name_are_refused(tmp_path):
+    for folder in ("truth", "found"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / folder / "a.png")
+    Image.fromarray(np.ones((2, 2), np.uint8)).save(tmp_path / "found" / "a.tif")
+    with pytest.raises(ValueError, match=r"found: a.png and a.tif; expected one mask of each name"):
+        main_score("semantic", tmp_path / "truth", tmp_path / "found")
 
 
 def test_panoptic_images_without_a_partner_are_counted_in_notes(tmp_path, capsys):
