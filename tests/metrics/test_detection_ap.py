@@ -10,7 +10,7 @@ from coco_oracle import SIDE, coco_files, pycocotools_arrays, random_case, run_l
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.metrics import DetectionAP
+from vision.metrics import DetectionAP, DetectionOptions, DetectionScore, RandScore, SurfaceDistance, VocAP
 from vision.metrics.average_precision import envelope
 from vision.structures import ClassMap, Detections, Target
 
@@ -256,5 +256,21 @@ def test_bad_updates_are_named():
         DetectionAP(1).update([boxes_at()], [])
     with pytest.raises(ValueError, match="needs masks"):
         DetectionAP(1, "segm").update([boxes_at([0, 0, 1, 1])], [truth_at()])
-    with pytest.raises(ValueError, match="classes; expected 'bbox' with the same 1"):
-        DetectionAP(1).merge(DetectionAP(2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (DetectionAP(1), DetectionAP(2), r"DetectionAP.merge: 2 classes .* expected the same 1"),
+        (DetectionAP(1), DetectionAP(1, "segm"), "kind 'segm'; expected 'bbox'"),
+        (DetectionAP(1), DetectionAP(1, ious=[0.5]), r"ious \(0.5,\); expected"),
+        (DetectionAP(1), DetectionAP(1, max_detections=(1, 10, 300)), "max_detections"),
+        (DetectionAP(1), VocAP(1), "DetectionAP.merge: a VocAP; expected a DetectionAP"),
+        (VocAP(1), VocAP(1, corners="inclusive"), "VocAP.merge: corners 'inclusive'; expected 'continuous'"),
+        (DetectionScore(1), DetectionScore(1, DetectionOptions(protocol="voc")), "DetectionScore.merge: options"),
+        (RandScore(1), SurfaceDistance(1), "RandScore.merge: a SurfaceDistance; expected a RandScore"),
+    ],
+)
+def test_metrics_of_other_settings_do_not_merge(one, other, message):
+    with pytest.raises(ValueError, match=message):
+        one.merge(other)

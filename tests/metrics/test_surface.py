@@ -241,6 +241,20 @@ def test_ignore_inside_the_classes_is_no_class(kind):
     assert row.get("infinite", 0) == 0
 
 
+@pytest.mark.parametrize("kind", [SurfaceDistance, RandScore])
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        (torch.zeros(1, 4, 4), "update: torch.float32 labels; expected integers"),
+        (torch.full((1, 4, 4), 7), "update: labels from 7 to 7; expected 0 to 2"),
+        (torch.full((1, 4, 4), -1), "update: labels from -1 to -1; expected 0 to 2"),
+    ],
+)
+def test_labels_that_are_no_class_are_refused(kind, truth, message):
+    with pytest.raises(ValueError, match=f"{kind.__name__}.{message}"):
+        kind(3).update(torch.zeros_like(truth), truth)
+
+
 def test_ignored_pixels_and_merge():
     truth = torch.full((1, 6, 6), 255)
     truth[:, :3] = 0

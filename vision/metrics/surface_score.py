@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.confusion import is_ignored
+from vision.metrics.confusion import check_label_maps, is_ignored
 from vision.metrics.outlines import label_boundary_iou, label_outline
 from vision.metrics.sums import check_mergeable, gather_states
 from vision.metrics.surface import distance_figures, point_distances
@@ -88,8 +88,8 @@ class SurfaceDistance:
     IoU, for each image and class.
 
     spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of spacing; what
-    is labelled `ignore` in the truth is taken out of both masks, and `ignore` is no class. State on the device of its
-    inputs.
+    is labelled `ignore` in the truth is taken out of both masks, and `ignore` is no class (below 0: nothing is, and any
+    label beyond the classes is none). State on the device of its inputs.
     """
 
     def __init__(
@@ -128,9 +128,10 @@ class SurfaceDistance:
                 f"SurfaceDistance.update: predicted {tuple(predicted.shape)}, truth {tuple(truth.shape)}; expected "
                 f"equal shapes of {len(self.spacing) + 1} axes"
             )
+        number = len(self.classes)
+        check_label_maps("SurfaceDistance.update", predicted, truth, number, self.ignore)
         if not len(truth):
             return
-        number = len(self.classes)
         counted = ~is_ignored(truth, self.ignore)
         labels = [
             torch.where(counted & (one >= 0) & (one < number) & ~is_ignored(one, self.ignore), one, number)
