@@ -10,7 +10,7 @@ from coco_oracle import SIDE, coco_files, pycocotools_arrays, random_case, run_l
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.metrics import DetectionAP, DetectionOptions, DetectionScore, RandScore, SurfaceDistance, VocAP
+from vision.metrics import DetectionAP, DetectionOptions, DetectionScore, RandScore, SurfaceDistance, VocAP, overlap
 from vision.metrics.average_precision import envelope
 from vision.structures import ClassMap, Detections, Target
 
@@ -72,6 +72,29 @@ def assert_equals_faster_coco_eval(case, kind):
     for name in ("precision", "recall"):
         ours = np.nan_to_num(getattr(result, name), nan=-1)
         np.testing.assert_allclose(peer.eval[name], ours, rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm", "boundary"])
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_pairs_in_parts_give_the_same(kind, at_once, monkeypatch):
+    case = random_case(5, "bbox" if kind == "bbox" else "segm", images=8)
+    metric = DetectionAP(case.classes, kind)
+    metric.update(case.detections, case.targets)
+    whole = metric.compute()
+    monkeypatch.setattr(overlap, "_PAIRS", at_once)
+    parts = metric.compute()
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_pairs_come_in_parts_of_bounded_size(at_once, monkeypatch):
+    monkeypatch.setattr(overlap, "_PAIRS", at_once)
+    found, truth = torch.tensor([2, 0, 1, 1, 9, 2]), torch.tensor([0, 0, 0, 1, 2, 2])  # 2 + 3 + 1 + 1 + 0 + 2 pairs
+    parts = list(overlap.candidate_pairs(found, truth))
+    assert max(len(first) for first, _ in parts) <= at_once + 2  # no detection is cut in two
+    pairs = [pair for first, second in parts for pair in zip(first.tolist(), second.tolist())]
+    assert pairs == [(d, t) for d in range(6) for t in range(6) if found[d] == truth[t]]
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
