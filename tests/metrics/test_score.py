@@ -247,6 +247,13 @@ def test_outlines_by_the_percentile_tolerance_and_spacing_asked_for(tmp_path, ca
         assert "percentile" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [["--classes", "2"], ["--ignore", "0"], ["--per-image"]])
+@pytest.mark.parametrize("task", ["detection", "panoptic"])
+def test_options_of_maps_are_refused_for_other_tasks(task, options, capsys):
+    assert main(["score", "--task", task, "truth.json", "results.json", *options]) == 2
+    assert f"{options[0][2:].replace('-', '_')} given for task '{task}'" in capsys.readouterr().err
+
+
 def test_limits_and_format_of_the_command_line(tmp_path, capsys):
     paths = list(map(str, write_case(tmp_path, random_case(8, images=5), "bbox")))
     limits = ["--max-detections", "1", "10", "300"]

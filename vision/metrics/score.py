@@ -50,8 +50,10 @@ def main_score(
     ValueError, or the system's own error for a file that cannot be read, names the culprit; nothing is written then.
     """
     notes: tuple[str, ...] = ()
-    if outlines is not None and task != "semantic":
-        raise ValueError(f"score: percentile, tolerance and spacing are of task semantic, not of {task!r}")
+    of_maps = {"percentile, tolerance, spacing": outlines, "classes": classes, "ignore": ignore}
+    misplaced = [name for name, value in of_maps.items() if value is not None] + ["per_image"] * per_image
+    if misplaced and task != "semantic":
+        raise ValueError(f"score: {', '.join(misplaced)} given for task {task!r}; expected them for semantic alone")
     if task in KIND_OF_TASK:
         options = DetectionOptions(KIND_OF_TASK[task], protocol, max_detections, analyse)
         result, notes = score_detections(truth_path, predictions_path, options, pycocotools_ids)
