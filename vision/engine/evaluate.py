@@ -106,11 +106,9 @@ def evaluate(
 
 def _of_task(settings: _Settings, task: str) -> _Settings:
     """The settings for one task of several: what only semantic maps have is left out of the other tasks."""
-    return (
-        settings
-        if task == "semantic"
-        else replace(settings, tile=None, tta=False, crf=False, per_image=False, outlines=None)
-    )
+    if task == "semantic":
+        return settings
+    return replace(settings, tile=None, tta=False, crf=False, per_image=False, outlines=None)
 
 
 def _evaluate_task(model: VisionModel, dataset: Any, settings: _Settings, folder: Path | None) -> Evaluation:

@@ -55,7 +55,7 @@ def check_labels(function: str, labels: Tensor, classes: int) -> None:
 def check_label_maps(function: str, predicted: Tensor, truth: Tensor, classes: int, ignore: int) -> None:
     """ValueError for maps that are no integers and, on the host, for a truth that is neither a class nor `ignore`.
 
-    With `ignore` below 0 nothing is ignored, and any other label of the truth is no class.
+    With `ignore` below 0, which a map of bytes cannot have, all other labels of the truth are no class, and no error.
     """
     for labels in (predicted, truth):
         _check_integers(function, labels)

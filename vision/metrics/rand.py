@@ -84,9 +84,9 @@ class RandResult:
 class RandScore:
     """Accumulates pairs of pixels over a data set, for the connected regions of each class. Nothing is warped.
 
-    diagonal: pixels that touch at a corner are connected too. Truth pixels labelled `ignore` are in no region; below 0
-    it ignores nothing, and any label beyond the classes is in no region. State (C, 3) on the device of its inputs; the
-    search for regions waits for the device.
+    diagonal: pixels that touch at a corner are connected too. Truth pixels labelled `ignore` are in no region (with
+    `ignore` below 0, nor are other labels beyond the classes, else an error). State (C, 3) on the device of its inputs;
+    the search for regions waits for the device.
     """
 
     def __init__(self, classes: ClassMap | Sequence[str] | int, ignore: int = 255, *, diagonal: bool = False):

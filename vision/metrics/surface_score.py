@@ -88,8 +88,8 @@ class SurfaceDistance:
     IoU, for each image and class.
 
     spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of spacing; what
-    is labelled `ignore` in the truth is taken out of both masks, and `ignore` is no class (below 0: nothing is, and any
-    label beyond the classes is none). State on the device of its inputs.
+    is labelled `ignore` in the truth is taken out of both masks, and `ignore` is no class (with `ignore` below 0, nor
+    are other labels beyond the classes, else an error). State on the device of its inputs.
     """
 
     def __init__(
