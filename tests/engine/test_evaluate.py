@@ -107,6 +107,8 @@ def test_options_that_do_not_fit_the_model_are_refused():
         evaluate(Guesser(), Numbered(), boundary=True, progress=False, device="cpu")
     with pytest.raises(ValueError, match="outlines are measured of semantic maps"):
         evaluate(Guesser(), Numbered(), outlines=OutlineOptions(), progress=False, device="cpu")
+    with pytest.raises(ValueError, match="per_image is of semantic maps; this model's task is 'detection'"):
+        evaluate(Guesser(), Numbered(), per_image=True, progress=False, device="cpu")
 
 
 class Both(Guesser):
@@ -136,6 +138,7 @@ def test_a_model_of_several_tasks_takes_the_options_of_each(folder, tmp_path, mo
         "iou_threshold": 0.4,
         "outlines": OutlineOptions(percentile=50),
         "analyse": True,
+        "per_image": True,
         "out": out,
     }
     evaluation = evaluate(Both(), Numbered(), progress=False, device="cpu", **options)

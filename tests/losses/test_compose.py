@@ -116,6 +116,10 @@ def test_devices_agree(device):
         ({}, "expected names"),
         ({"border_weight": {}}, "expected names"),
         ({"ce": 1.0, "border_weight": {"w": 3}}, "unknown w; known are: background, sigma, w0"),
+        (
+            {"lovasz": 1.0, "border_weight": {}},
+            r"no loss .* \(lovasz\) takes .* are: cross_entropy, focal, ohem",
+        ),
         ({"ce": 1.0, "border_weight": 3}, "any of w0, sigma, background"),
         ({"ce": 1.0, "border_weight": {"sigma": 0}}, "border_weight.sigma = 0; expected a number above 0"),
         ({"boundary": {"from_epoch": 1}}, "every weight is 0 in epoch 0.*`start:`"),

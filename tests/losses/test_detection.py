@@ -66,6 +66,19 @@ def test_refusals_of_box_losses(spec, message):
         read_box_loss(spec)
 
 
+@pytest.mark.parametrize(("alpha", "gamma", "fault"), [(0.1, 8, None), (0.001, 1.5, "alpha"), (0.5, 400, "gamma")])
+def test_balanced_l1_is_finite_within_its_ranges(alpha, gamma, fault):
+    spec = {"name": "balanced_l1", "alpha": alpha, "gamma": gamma}
+    if fault:
+        with pytest.raises(ValueError, match=rf"balanced_l1\.{fault} = {spec[fault]}; expected a number"):
+            read_box_loss(spec, offsets=True)
+        return
+    offsets = torch.tensor([[0.0, 0.5, 1.0, 100.0]], requires_grad=True)
+    loss = read_box_loss(spec, offsets=True)(offsets, torch.zeros(1, 4), torch.ones(1, 1))
+    loss.backward()
+    assert loss.isfinite() and offsets.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -157,6 +157,15 @@ def test_nothing_to_learn_from_is_zero_with_a_zero_gradient(name):
     assert not prediction.grad.any()
 
 
+@pytest.mark.parametrize("name", {**RECIPES, **MASKS})
+def test_a_batch_of_nothing_is_zero(name):
+    prediction, truth = (one[:0] for one in ALL[name].draw())
+    loss = ALL[name].loss(prediction.requires_grad_(), truth)
+    loss.backward()
+    assert loss.item() == 0
+    assert prediction.grad.shape == prediction.shape
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_absent_class_does_not_matter(name):
     """A third class that neither labels nor prediction have changes nothing."""
@@ -191,6 +200,35 @@ def test_ignored_pixels_do_not_matter(name):
     other = logits.clone()
     other[..., :3] = torch.randn(2, 3, 9, 3, generator=seeded(5))
     torch.testing.assert_close(ALL[name].loss(logits, labels), ALL[name].loss(other, labels))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_class_is_no_class(name):
+    """`ignore` may be one of the classes: as if its pixels had any other label to ignore."""
+    logits, labels = draw_classes()
+    loss = SegmentationLoss(name, 3, ignore=0)
+    expected = ALL[name].loss(logits, labels.masked_fill(labels == 0, 255))
+    torch.testing.assert_close(sum(loss(logits, labels).values()), expected)
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_that_are_no_class_raise(name, wrong):
+    logits, labels = draw_classes()
+    labels[0, 0, 0] = wrong
+    with pytest.raises((ValueError, IndexError, RuntimeError)):
+        ALL[name].loss(logits, labels)
+
+
+@pytest.mark.parametrize("name", [name for name in {**RECIPES, **MASKS} if name.split()[0] not in OF_CONTOURS])
+def test_one_pixel_an_image_needs_no_axis(name):
+    prediction, truth = (one[..., 0, 1] for one in ALL[name].draw())  # (B, C), (B,) or (B, C)
+    expected = ALL[name].loss(prediction[..., None, None], truth[..., None, None])
+    prediction.requires_grad_()
+    loss = ALL[name].loss(prediction, truth)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    assert prediction.grad.shape == prediction.shape
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in CLASSES_ONLY])

@@ -10,7 +10,8 @@ from coco_oracle import SIDE, coco_files, pycocotools_arrays, random_case, run_l
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.metrics import DetectionAP
+from vision.metrics import DetectionAP, DetectionOptions, DetectionScore, RandScore, SurfaceDistance, VocAP, overlap
+from vision.metrics.average_precision import envelope
 from vision.structures import ClassMap, Detections, Target
 
 NAMES = ("precision", "recall", "scores")
@@ -73,6 +74,29 @@ def assert_equals_faster_coco_eval(case, kind):
         np.testing.assert_allclose(peer.eval[name], ours, rtol=0, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["bbox", "segm", "boundary"])
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_pairs_in_parts_give_the_same(kind, at_once, monkeypatch):
+    case = random_case(5, "bbox" if kind == "bbox" else "segm", images=8)
+    metric = DetectionAP(case.classes, kind)
+    metric.update(case.detections, case.targets)
+    whole = metric.compute()
+    monkeypatch.setattr(overlap, "_PAIRS", at_once)
+    parts = metric.compute()
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_pairs_come_in_parts_of_bounded_size(at_once, monkeypatch):
+    monkeypatch.setattr(overlap, "_PAIRS", at_once)
+    found, truth = torch.tensor([2, 0, 1, 1, 9, 2]), torch.tensor([0, 0, 0, 1, 2, 2])  # 2 + 3 + 1 + 1 + 0 + 2 pairs
+    parts = list(overlap.candidate_pairs(found, truth))
+    assert max(len(first) for first, _ in parts) <= at_once + 2  # no detection is cut in two
+    pairs = [pair for first, second in parts for pair in zip(first.tolist(), second.tolist())]
+    assert pairs == [(d, t) for d in range(6) for t in range(6) if found[d] == truth[t]]
+
+
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_every_device_equals_pycocotools(kind, device):
     for seed in range(4):
@@ -90,6 +114,18 @@ def test_many_images_equal_pycocotools_and_faster_coco_eval(kind, seed):
     for name in NAMES:
         np.testing.assert_array_equal(getattr(result, name), expected[name])
     assert_equals_faster_coco_eval(case, kind)
+
+
+@pytest.mark.parametrize(
+    ("detections", "share"), [(1000, 0.3), (2_500_000, 0.15), (5_000_000, 0.05), (9_000_000, 0.02)]
+)
+def test_envelope_of_millions_of_detections_equals_the_running_maximum(detections, share):
+    chance = np.linspace(2 * share, 0, detections)  # hits thin out, as they do by falling score
+    total = np.flatnonzero(np.random.default_rng(0).random(detections) < chance) + 1
+    hits = np.arange(1, len(total) + 1)
+    expected = np.maximum.accumulate((hits / (total + np.spacing(1)))[::-1])[::-1]
+    found = envelope(torch.from_numpy(hits), torch.from_numpy(total), torch.zeros(len(hits), dtype=torch.int64))
+    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def boxes_at(*corners, score=None, label=0):
@@ -243,5 +279,21 @@ def test_bad_updates_are_named():
         DetectionAP(1).update([boxes_at()], [])
     with pytest.raises(ValueError, match="needs masks"):
         DetectionAP(1, "segm").update([boxes_at([0, 0, 1, 1])], [truth_at()])
-    with pytest.raises(ValueError, match="classes; expected 'bbox' with the same 1"):
-        DetectionAP(1).merge(DetectionAP(2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (DetectionAP(1), DetectionAP(2), r"DetectionAP.merge: 2 classes .* expected the same 1"),
+        (DetectionAP(1), DetectionAP(1, "segm"), "kind 'segm'; expected 'bbox'"),
+        (DetectionAP(1), DetectionAP(1, ious=[0.5]), r"ious \(0.5,\); expected"),
+        (DetectionAP(1), DetectionAP(1, max_detections=(1, 10, 300)), "max_detections"),
+        (DetectionAP(1), VocAP(1), "DetectionAP.merge: a VocAP; expected a DetectionAP"),
+        (VocAP(1), VocAP(1, corners="inclusive"), "VocAP.merge: corners 'inclusive'; expected 'continuous'"),
+        (DetectionScore(1), DetectionScore(1, DetectionOptions(protocol="voc")), "DetectionScore.merge: options"),
+        (RandScore(1), SurfaceDistance(1), "RandScore.merge: a SurfaceDistance; expected a RandScore"),
+    ],
+)
+def test_metrics_of_other_settings_do_not_merge(one, other, message):
+    with pytest.raises(ValueError, match=message):
+        one.merge(other)

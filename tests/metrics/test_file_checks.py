@@ -81,6 +81,10 @@ def test_results_that_are_not_fit_are_named_with_their_entry(task, entry, messag
         ({"annotations": [OBJECT, without(OBJECT, "category_id")]}, "annotations[1]: no 'category_id'"),
         ({"annotations": [OBJECT, without(OBJECT, "bbox")]}, "annotations[1]: no 'bbox'"),
         ({"annotations": [{**OBJECT, "area": None}]}, "annotations[0]: area None"),
+        ({"annotations": [{**OBJECT, "iscrowd": "0"}]}, "annotations[0]: iscrowd '0'; expected 0 or 1"),
+        ({"annotations": [{**OBJECT, "difficult": "0"}]}, "annotations[0]: difficult '0'; expected 0 or 1"),
+        ({"annotations": [OBJECT, OBJECT]}, "annotations[1]: id 1 for the second time"),
+        ({"annotations": [{**OBJECT, "id": None}]}, "annotations[0]: id None; expected a number or text"),
     ],
 )
 def test_truth_that_is_not_fit_is_named_with_its_entry(changes, message, tmp_path, capsys):
@@ -91,6 +95,36 @@ def test_truth_that_is_not_fit_is_named_with_its_entry(changes, message, tmp_pat
 def test_ids_of_another_kind_are_told(tmp_path, capsys):
     text = refusal(tmp_path, "detection", small_truth(), [{**BOX, "image_id": "1"}], capsys)
     assert "image_id '1' (text, where the truth has numbers) not in" in text
+
+
+FILES = {1: "val/a.png", 2: "val/b.png", 3: "other/b.png"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "images"),
+    [
+        ([{"image_id": "val/a.png"}, {"image_id": "val/b.png"}], (1, 2, 3)),
+        ([{"image_id": "x", "file_name": "val/a.png"}, {"image_id": "y", "file_name": "val/b.png"}], (1, 2, 3)),
+        ([{"image_id": "a.png"}, {"image_id": "b.png"}], (1, 2)),
+        ([{"image_id": "here/a.png"}, {"image_id": "here/b.png"}], (1, 2)),
+        ([{"image_id": "a.png"}, {"image_id": "b.png"}], None),  # two files of the truth end in b.png
+        ([{"image_id": "x/a.png"}, {"image_id": "y/a.png"}], None),  # two pictures for one
+        ([{"image_id": "a.png"}, {"image_id": "c.png"}], None),
+        ([{"image_id": "a.png"}, {"image_id": 2}], None),
+    ],
+)
+def test_results_that_name_images_by_their_files(rows, images, tmp_path, capsys):
+    known = [{"id": i, "file_name": FILES[i], "height": 4, "width": 6} for i in images or FILES]
+    truth = small_truth(images=known, annotations=[OBJECT, {**OBJECT, "id": 2, "image_id": 2}])
+    results = [{**BOX, **row} for row in rows]
+    if images is None:
+        assert "not in" in refusal(tmp_path, "detection", truth, results, capsys)
+        return
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    figures, notes = score_detections(tmp_path / "truth.json", tmp_path / "results.json", DetectionOptions())
+    assert figures.average_precision() == pytest.approx(1)
+    assert "names images by their files" in notes[0]
 
 
 def test_polygons_without_boxes_are_scored(tmp_path):
@@ -121,6 +155,7 @@ def write_panoptic(folder, name, ids, **changes):
         ({"segments_info": [{"category_id": 0}]}, "annotations[0].segments_info[0]: no 'id'"),
         ({"segments_info": [{"id": 7, "category_id": 0}]}, "segment 7 of image 1 has no pixel in"),
         ({"segments_info": [{"id": 1 << 24, "category_id": 0}]}, "has no pixel in"),
+        ({"segments_info": [{"id": 300, "category_id": 0}]}, "segment 2 of image 1 in "),
         ({"segments_info": [{"id": 300, "category_id": 0}] * 2}, "segments_info[1]: id 300 for the second time"),
         ({"segments_info": [{"id": -1, "category_id": 0}]}, "segments_info[0]: id -1; expected 0 or more"),
         ({"image_id": "1"}, "no annotation for image 1 (text, where the truth has numbers)"),
@@ -133,6 +168,22 @@ def test_panoptic_files_that_are_not_fit_are_named(changes, message, tmp_path, c
     assert main(["score", "--task", "panoptic", *paths]) == 2
     text = capsys.readouterr().err
     assert "found" in text and message in text
+
+
+def test_panoptic_pictures_of_another_size_are_named(tmp_path, capsys):
+    write_panoptic(tmp_path, "truth", [[300, 2, 0]])
+    write_panoptic(tmp_path, "found", [[300, 2]])
+    assert main(["score", "--task", "panoptic", *(str(tmp_path / f"{name}.json") for name in ("truth", "found"))]) == 2
+    assert "found.json: a.png of image 1 has (1, 2) pixels, but (1, 3) in" in capsys.readouterr().err
+
+
+def test_two_masks_of_one_name_are_refused(tmp_path):
+    for folder in ("truth", "found"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / folder / "a.png")
+    Image.fromarray(np.ones((2, 2), np.uint8)).save(tmp_path / "found" / "a.tif")
+    with pytest.raises(ValueError, match=r"found: a.png and a.tif; expected one mask of each name"):
+        main_score("semantic", tmp_path / "truth", tmp_path / "found")
 
 
 def test_panoptic_images_without_a_partner_are_counted_in_notes(tmp_path, capsys):

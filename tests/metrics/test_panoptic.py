@@ -1,6 +1,7 @@
 """Panoptic quality against an independent loop over segments, and the void and crowd rules by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,8 @@ def test_merge_and_bad_shapes():
     with pytest.raises(ValueError, match=r"PanopticQuality.update: labels from 0 to 1; expected 0 to 0"):
         labels = panoptic_map(torch.tensor([[0, 1]]), torch.zeros(1, 2))
         PanopticQuality(1).update([labels], [labels])
+    with pytest.raises(ValueError, match=r"PanopticQuality.update: torch.float32 labels; expected integers"):
+        whole.update([replace(cases[0][0], labels=cases[0][0].labels + 0.9)], [cases[0][1]])
     with pytest.raises(ValueError, match="1 predicted maps but 0"):
         whole.update([cases[0][0]], [])
     with pytest.raises(ValueError, match="predicted"):

@@ -23,6 +23,47 @@ def test_masks_of_another_size_than_the_truth_are_refused(packed):
         DetectionAP(1, "segm").update([found], [target])
 
 
+def two_boxes(**changes):
+    columns = {"boxes": torch.tensor([[0.0, 0, 9, 9]] * 2), "scores": torch.ones(2), "labels": torch.tensor([0, 0])}
+    return Detections(**(columns | changes))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"scores": torch.ones(1)},
+            r"update: detections\[1\] has 2 boxes, 1 scores, 2 labels; expected as many of each",
+        ),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, r"detections\[1\] has 2 boxes, 2 scores, 3 labels"),
+        ({"masks": torch.ones(1, 9, 9)}, r"detections\[1\] has 2 boxes, 2 scores, 2 labels, 1 masks"),
+        ({"labels": torch.tensor([0.0, 0.9])}, "update: torch.float32 labels; expected integers"),
+        (
+            {"scores": torch.tensor([0.5, NAN])},
+            r"update: detections\[1\] has score nan and box .* expected finite numbers",
+        ),
+        ({"boxes": torch.tensor([[0.0, 0, 9, 9], [0, NAN, 9, 9]])}, r"detections\[1\] has score 1 and box \[0.0, nan"),
+    ],
+)
+def test_detections_that_are_not_fit_are_named(changes, message):
+    metric = DetectionAP(1)
+    with pytest.raises(ValueError, match=message):
+        metric.update([two_boxes(), two_boxes(**changes)], [Target(np.zeros((0, 4)))] * 2)
+    assert not metric.records.image_ids  # nothing of the batch is taken in
+
+
+def test_what_a_gpu_is_not_asked_in_update_is_told_in_compute(monkeypatch):
+    monkeypatch.setattr(records, "_waits", lambda device: True)
+    metric = DetectionAP(1)
+    for scores in (torch.ones(2), torch.tensor([1.0, NAN])):
+        metric.update([two_boxes(scores=scores)], [Target(np.zeros((0, 4)))])
+    with pytest.raises(ValueError, match="compute: detections of image 1 of all has score nan"):
+        metric.compute()
+
+
 @pytest.mark.parametrize("waiting", [0, 10**6])
 def test_bitmaps_that_wait_give_the_same(waiting, monkeypatch):
     case = random_case(11, "segm", images=6)

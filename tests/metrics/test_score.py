@@ -211,6 +211,28 @@ def test_binary_masks_of_0_and_255(foreground, classes, tmp_path, capsys):
     assert next(iter(figures["per_class"].values()))["IoU"] == 1
 
 
+@pytest.mark.parametrize("classes", [[], ["--classes", "2"]])
+def test_predictions_of_0_and_255_for_a_truth_of_0_and_1(classes, tmp_path, capsys):
+    write_masks(tmp_path / "truth", a=[[0, 0, 1, 1]], b=[[0, 0, 0, 0]])
+    write_masks(tmp_path / "found", a=[[0, 0, 0, 255]], b=[[0, 0, 0, 0]])
+    figures, text = semantic_figures(tmp_path, capsys, *classes)
+    assert [row["IoU"] for row in figures["per_class"].values()] == [pytest.approx(6 / 7), 0.5]
+    assert "the predictions' values are 0 and 255: 255 is taken for class 1" in text
+    # asked for, 255 stays no class: one of eight pixels, and class 1 has none
+    figures, text = semantic_figures(tmp_path, capsys, "--ignore", "255", *classes)
+    assert figures["per_class"]["class 1"]["IoU"] == 0
+    assert "12.50% of the predicted pixels are no class, as 255, and count as wrong" in text
+
+
+@pytest.mark.parametrize(("found", "share"), [([[0, 1, 9, 2]], "33.33%"), ([[0, 1, 2, 9]], None)])
+def test_predicted_values_that_are_no_class_are_told(found, share, tmp_path, capsys):
+    write_masks(tmp_path / "truth", a=[[0, 1, 2, 255]])
+    write_masks(tmp_path / "found", a=found)
+    _, text = semantic_figures(tmp_path, capsys)
+    assert ("no class" in text) == (share is not None)  # not where nothing is counted
+    assert share is None or f"{share} of the predicted pixels are no class, as 9" in text
+
+
 def test_outlines_by_the_percentile_tolerance_and_spacing_asked_for(tmp_path, capsys):
     write_masks(tmp_path / "truth", a=[[1, 0, 0, 0]])
     write_masks(tmp_path / "found", a=[[0, 0, 0, 1]])
@@ -223,6 +245,13 @@ def test_outlines_by_the_percentile_tolerance_and_spacing_asked_for(tmp_path, ca
     for arguments in (["--task", "semantic", *paths], ["--task", "panoptic", "--analyse", *paths]):
         assert main(["score", *arguments, "--percentile", "90"]) == 2
         assert "percentile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--classes", "2"], ["--ignore", "0"], ["--per-image"]])
+@pytest.mark.parametrize("task", ["detection", "panoptic"])
+def test_options_of_maps_are_refused_for_other_tasks(task, options, capsys):
+    assert main(["score", "--task", task, "truth.json", "results.json", *options]) == 2
+    assert f"{options[0][2:].replace('-', '_')} given for task '{task}'" in capsys.readouterr().err
 
 
 def test_limits_and_format_of_the_command_line(tmp_path, capsys):

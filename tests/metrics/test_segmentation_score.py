@@ -107,7 +107,22 @@ def test_nothing_counted_is_undefined():
     assert SegmentationScore(3).compute().to_dict()["mIoU"] is None
 
 
-def test_ignore_inside_the_classes():
+@pytest.mark.parametrize("ignore", [0, 2])
+def test_ignore_inside_the_classes_is_no_class(ignore):
+    from torchmetrics.functional.classification import multiclass_jaccard_index, multiclass_precision
+
+    generator = torch.Generator().manual_seed(0)
+    predicted, truth = torch.randint(0, 4, (2, 3, 9, 8), generator=generator)
+    figures = score_of(predicted, truth, 4, ignore=ignore).to_dict()
+    # predictions of the ignored class are wrong, and cost no class of their own
+    expected = multiclass_jaccard_index(predicted, truth, 4, ignore_index=ignore)
+    assert figures["mIoU"] == pytest.approx(expected.item(), abs=1e-6)
+    row = figures["per_class"][f"class {ignore}"]
+    assert set(row.values()) == {None}
+    assert figures["classes_without_IoU"] == 1
+    each = multiclass_precision(predicted, truth, 4, average=None, ignore_index=ignore)
+    for label in {0, 1, 2, 3} - {ignore}:
+        assert figures["per_class"][f"class {label}"]["precision"] == pytest.approx(each[label].item(), abs=1e-6)
     assert score_of([[0, 1, 1]], [[0, 0, 1]], 2, ignore=0).to_dict()["pixel_accuracy"] == 1
 
 

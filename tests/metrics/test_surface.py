@@ -228,6 +228,33 @@ def test_options_out_of_range(spacing, percentile, tolerance):
         SurfaceDistance(1, spacing, percentile=percentile, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("kind", [SurfaceDistance, RandScore])
+def test_ignore_inside_the_classes_is_no_class(kind):
+    truth = torch.ones(1, 8, 8, dtype=torch.int64)
+    truth[:, :2] = 0
+    predicted = torch.ones_like(truth)
+    predicted[:, 5, 5] = 0  # one stray pixel of the ignored class
+    metric = kind(2, ignore=0)
+    metric.update(predicted, truth)
+    row = metric.compute().to_dict()["per_class"]["class 0"]
+    assert {value for value in row.values() if not isinstance(value, int)} == {None}
+    assert row.get("infinite", 0) == 0
+
+
+@pytest.mark.parametrize("kind", [SurfaceDistance, RandScore])
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        (torch.zeros(1, 4, 4), "update: torch.float32 labels; expected integers"),
+        (torch.full((1, 4, 4), 7), "update: labels from 7 to 7; expected 0 to 2"),
+        (torch.full((1, 4, 4), -1), "update: labels from -1 to -1; expected 0 to 2"),
+    ],
+)
+def test_labels_that_are_no_class_are_refused(kind, truth, message):
+    with pytest.raises(ValueError, match=f"{kind.__name__}.{message}"):
+        kind(3).update(torch.zeros_like(truth), truth)
+
+
 def test_ignored_pixels_and_merge():
     truth = torch.full((1, 6, 6), 255)
     truth[:, :3] = 0

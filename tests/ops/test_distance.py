@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vision.ops.distance import distance_transform, float_distance_transform, squared_distance_transform
+from vision.ops.distance import (
+    distance_transform,
+    distances_at,
+    float_distance_transform,
+    squared_distance_transform,
+)
 
 
 def test_hand_derived(device):
@@ -69,6 +74,27 @@ def test_float32_for_losses(size, share, device):
     found = float_distance_transform(masks.to(device)).cpu()
     assert found.dtype == torch.float32
     assert torch.equal(found, distance_transform(masks).float())
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 0.5), (2.5, 0.7), (1.0, 1.0, 1.0), (2.5, 1.0, 0.7)])
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_at_places_alone(spacing, share, device):
+    rng = np.random.default_rng(0)
+    mask = torch.from_numpy(rng.random((37, 53) if len(spacing) == 2 else (9, 14, 11)) < share).to(device)
+    places = torch.from_numpy(rng.integers(0, mask.shape, (200, mask.ndim))).to(device)
+    expected = distance_transform(mask, spacing)[tuple(places.T)]
+    torch.testing.assert_close(distances_at(places, mask, spacing), expected, rtol=1e-15, atol=0)
+    assert distances_at(places[:0], mask, spacing).shape == (0,)
+    assert distances_at(places, torch.ones_like(mask), spacing).isinf().all()
+
+
+def test_at_far_places_is_exact():
+    # OpenCV's own distances, squared and rounded, are off by up to 3 here
+    mask = torch.ones(2000, 2048, dtype=torch.bool)
+    mask[0, 0] = mask[3, 1900] = False
+    places = torch.from_numpy(np.random.default_rng(0).integers(0, mask.shape, (500, 2)))
+    squares = torch.stack([(places - torch.tensor(one)).square().sum(1) for one in ([0, 0], [3, 1900])]).amin(0)
+    np.testing.assert_array_equal(distances_at(places, mask).numpy(), np.sqrt(squares.numpy()))
 
 
 def test_bad_input_is_named():

@@ -106,7 +106,9 @@ def evaluate(
 
 def _of_task(settings: _Settings, task: str) -> _Settings:
     """The settings for one task of several: what only semantic maps have is left out of the other tasks."""
-    return settings if task == "semantic" else replace(settings, tile=None, tta=False, crf=False, outlines=None)
+    if task == "semantic":
+        return settings
+    return replace(settings, tile=None, tta=False, crf=False, per_image=False, outlines=None)
 
 
 def _evaluate_task(model: VisionModel, dataset: Any, settings: _Settings, folder: Path | None) -> Evaluation:
@@ -160,6 +162,8 @@ def _metrics(model: VisionModel, settings: _Settings, layered: bool) -> dict[str
         )  # fmt: skip
     if settings.outlines is not None:
         raise ValueError(f"evaluate: outlines are measured of semantic maps; this model's task is {model.task!r}")
+    if settings.per_image:
+        raise ValueError(f"evaluate: per_image is of semantic maps; this model's task is {model.task!r}")
     kinds = ["bbox"]
     if model.task in ("instance", "panoptic"):
         kinds += ["segm", "boundary"] if settings.boundary else ["segm"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vision.losses.known_slope import of_known_slope, probabilities, truth_of
 from vision.losses.reduction import check_reduction, mean_over_present, to_float
-from vision.losses.region_sums import is_multi_class
+from vision.losses.region_sums import check_labels, is_multi_class
 from vision.ops.distance import float_distance_transform
 
 __all__ = [
@@ -51,16 +51,16 @@ def boundary_loss(
 
     Negative where a prediction is good. It does not punish a prediction that is empty: add a region loss.
     """
-    multi_class, labels = _checked("boundary_loss", logits, labels, reduction, (2, 3))
+    multi_class, labels = _checked("boundary_loss", logits, labels, ignore, reduction, (2, 3))
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
         slope = torch.empty_like(probability)
+        share = _share(labels, multi_class, ignore, slope)
         present = []
         for channel in range(logits.shape[1]):  # one class at a time bounds the memory of the distance maps
-            truth = truth_of(labels, channel, multi_class)
-            slope[:, channel] = signed_distance(truth, logits.ndim - 2)
-            present.append(truth.any())
-        slope *= _share(labels, multi_class, ignore, slope)
+            truth, part = truth_of(labels, channel, multi_class), _of_channel(share, channel)
+            slope[:, channel] = signed_distance(truth, logits.ndim - 2) * part
+            present.append((truth & (part > 0)).any())
         value = (probability * slope).flatten(2).sum((0, 2))
     loss = of_known_slope(logits, probability, slope, value, multi_class)
     return mean_over_present(loss, torch.stack(present), class_weight, reduction)
@@ -79,20 +79,20 @@ def hausdorff_distance_loss(
 
     The prediction's contour is that of p > 0.5 and held constant.
     """
-    multi_class, labels = _checked("hausdorff_distance_loss", logits, labels, reduction, (2, 3))
+    multi_class, labels = _checked("hausdorff_distance_loss", logits, labels, ignore, reduction, (2, 3))
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
         slope = torch.empty_like(probability)
         share = _share(labels, multi_class, ignore, slope)
         values, present = [], []
         for channel in range(logits.shape[1]):
-            truth = truth_of(labels, channel, multi_class)
+            truth, part = truth_of(labels, channel, multi_class), _of_channel(share, channel)
             found = probability[:, channel] > 0.5
             distance = _to_contour(found) ** power + _to_contour(truth) ** power
             error = probability[:, channel] - truth.to(slope.dtype)
-            slope[:, channel] = 2 * error * distance * share[:, channel if share.shape[1] > 1 else 0]
+            slope[:, channel] = 2 * error * distance * part
             values.append((slope[:, channel] * error).sum() / 2)
-            present.append(truth.any())
+            present.append((truth & (part > 0)).any())
     loss = of_known_slope(logits, probability, slope, torch.stack(values), multi_class)
     return mean_over_present(loss, torch.stack(present), class_weight, reduction)
 
@@ -113,20 +113,19 @@ def hausdorff_erosion_loss(
     The factor 2, which the paper does not have, keeps a solid error of 1 at 1; without it nothing is left after the
     second erosion.
     """
-    multi_class, labels = _checked("hausdorff_erosion_loss", logits, labels, reduction)
+    multi_class, labels = _checked("hausdorff_erosion_loss", logits, labels, ignore, reduction)
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
         slope = torch.empty_like(probability)
         share = _share(labels, multi_class, ignore, slope)
         values, present = [], []
         for channel in range(logits.shape[1]):
-            truth = truth_of(labels, channel, multi_class)
-            part = share[:, channel if share.shape[1] > 1 else 0]
+            truth, part = truth_of(labels, channel, multi_class), _of_channel(share, channel)
             error = (probability[:, channel] - truth.to(slope.dtype)) * (part > 0)
             value, of_square = _eroded(error.square(), part, power, erosions)
             slope[:, channel] = 2 * error * of_square
             values.append(value)
-            present.append(truth.any())
+            present.append((truth & (part > 0)).any())
     loss = of_known_slope(logits, probability, slope, torch.stack(values), multi_class)
     return mean_over_present(loss, torch.stack(present), class_weight, reduction)
 
@@ -165,13 +164,13 @@ def boundary_iou_loss(
     The contour of p is p minus its minimum over a square of side 2 width + 1: for a mask, its pixels within `width`
     (by the larger coordinate) of one outside it. The edge of the image is no contour.
     """
-    multi_class, labels = _checked("boundary_iou_loss", logits, labels, reduction)
+    multi_class, labels = _checked("boundary_iou_loss", logits, labels, ignore, reduction)
     probability = to_float(logits)
     probability = probability.softmax(1) if multi_class else probability.sigmoid()
     keep = _share(labels, multi_class, ignore, probability) > 0
     losses, present = [], []
     for channel in range(logits.shape[1]):
-        counts = keep[:, channel if keep.shape[1] > 1 else 0]
+        counts = _of_channel(keep, channel)
         truth = truth_of(labels, channel, multi_class).to(probability.dtype)
         true, found = _contour(truth, counts, width), _contour(probability[:, channel], counts, width)
         overlap, total = (true * found).sum(), true.sum()
@@ -232,7 +231,7 @@ def _with_candidate(
 
 
 def _checked(
-    name: str, logits: Tensor, labels: Tensor, reduction: str, dims: tuple[int, ...] = (2,)
+    name: str, logits: Tensor, labels: Tensor, ignore: int | None, reduction: str, dims: tuple[int, ...] = (2,)
 ) -> tuple[bool, Tensor]:
     """Whether there is one class a pixel, and the labels: (B, H, W) then, else (B, C, H, W)."""
     check_reduction(name, reduction)
@@ -240,6 +239,7 @@ def _checked(
         expected = " or ".join({2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}[count] for count in dims)
         raise ValueError(f"{name}: logits {tuple(logits.shape)}; expected {expected}")
     multi_class = is_multi_class(name, logits, labels)
+    check_labels(name, labels, logits.shape[1] if multi_class else 2, ignore)
     return multi_class, labels if multi_class else labels.reshape(logits.shape)
 
 
@@ -248,6 +248,11 @@ def _share(labels: Tensor, multi_class: bool, ignore: int | None, like: Tensor) 
     labels = labels[:, None] if multi_class else labels
     keep = torch.ones_like(labels, dtype=like.dtype) if ignore is None else (labels != ignore).to(like.dtype)
     return keep / keep.sum((0, *range(2, keep.ndim)), keepdim=True).clamp(min=1)
+
+
+def _of_channel(values: Tensor, channel: int) -> Tensor:
+    """(B, ...) of values that are the same for all classes (B, 1, ...), or a mask's own (B, C, ...)."""
+    return values[:, channel if values.shape[1] > 1 else 0]
 
 
 def _has_contour(mask: Tensor, dims: int) -> Tensor:

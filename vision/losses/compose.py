@@ -52,8 +52,8 @@ class SegmentationLoss:
 
     `spec` as in the module's examples. `class_weight` (C,), numbers or "balanced", "effective_number" or
     "median_frequency", serves every loss unless its own `class_weight` is given; names need
-    `use_counts`. ValueError for a loss or option that is unknown or out of its range, or named twice, and where some
-    epoch would have no loss of a weight above 0.
+    `use_counts`. ValueError for a loss or option that is unknown or out of its range, or named twice, for a
+    `border_weight` that no loss of the sum takes, and where some epoch would have no loss of a weight above 0.
     """
 
     def __init__(
@@ -72,6 +72,10 @@ class SegmentationLoss:
         ]
         pairs = zip(self.terms, self._functions)
         self._weighs_pixels = {term.name for term, function in pairs if "pixel_weight" in _parameters(function)}
+        if self.border is not None and not self._weighs_pixels:
+            names = ", ".join(term.name for term in self.terms)
+            able = ", ".join(name for name in LOSSES if "pixel_weight" in _parameters(_function(Term(name))))
+            raise ValueError(f"loss.border_weight: no loss of the sum ({names}) takes pixel weights; those are: {able}")
 
     @property
     def needs_counts(self) -> bool:

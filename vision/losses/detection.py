@@ -25,6 +25,9 @@ from vision.ops.boxes import IOU_KINDS
 
 __all__ = ["BOX_LOSSES", "CLASS_LOSSES", "OFFSET_LOSSES", "DetectionLoss", "read_box_loss", "read_class_loss"]
 
+# balanced_l1 takes exp(gamma / alpha), which has to stay a float32
+_NOT_SMALL = Numbers("a number of 0.1 or more", low=0.1)
+_NOT_LARGE = Numbers("a number above 0, up to 8", above=True, high=8)
 Known = dict[str, tuple[Callable[..., Tensor], dict[str, Numbers | Switch]]]
 # name -> the function, and its options with what they may be; on decoded boxes, xyxy in pixels
 BOX_LOSSES: Known = {kind: (partial(box_iou_loss, kind=kind), {"alpha": POSITIVE}) for kind in IOU_KINDS}
@@ -32,7 +35,7 @@ BOX_LOSSES: Known = {kind: (partial(box_iou_loss, kind=kind), {"alpha": POSITIVE
 OFFSET_LOSSES: Known = {
     "l1": (partial(smooth_l1_loss, beta=0.0), {}),
     "smooth_l1": (smooth_l1_loss, {"beta": AT_LEAST_0}),
-    "balanced_l1": (balanced_l1_loss, {"alpha": POSITIVE, "gamma": POSITIVE, "beta": POSITIVE}),
+    "balanced_l1": (balanced_l1_loss, {"alpha": _NOT_SMALL, "gamma": _NOT_LARGE, "beta": POSITIVE}),
 }
 # on the logits of each class
 CLASS_LOSSES: Known = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vision.losses.known_slope import of_known_slope, probabilities, truth_of
 from vision.losses.reduction import check_reduction, mean_over_present, to_float
-from vision.losses.region_sums import is_multi_class
+from vision.losses.region_sums import check_labels, is_multi_class
 
 __all__ = ["lovasz_hinge_loss", "lovasz_loss", "lovasz_softmax_loss"]
 
@@ -38,6 +38,7 @@ def lovasz_softmax_loss(
     """
     check_reduction("lovasz_softmax_loss", reduction)
     multi_class = is_multi_class("lovasz_softmax_loss", logits, labels)
+    check_labels("lovasz_softmax_loss", labels, logits.shape[1] if multi_class else 2, ignore)
     labels = labels if multi_class else labels.reshape(logits.shape)
     with torch.no_grad():
         probability = probabilities(logits, multi_class)
@@ -75,6 +76,7 @@ def lovasz_hinge_loss(
         raise ValueError(
             f"lovasz_hinge_loss: {logits.shape[1]} classes with one label a pixel; expected masks (use lovasz_softmax)"
         )
+    check_labels("lovasz_hinge_loss", labels, 2, ignore)
     labels, logits = labels.reshape(logits.shape), to_float(logits)
     losses, present = [], []
     for channel in range(logits.shape[1]):

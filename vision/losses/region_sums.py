@@ -12,6 +12,7 @@ What the labels' shape says of the task:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from vision.losses.reduction import to_float
 
-__all__ = ["RegionSums", "is_multi_class", "region_sums", "sum_by_label"]
+__all__ = ["RegionSums", "check_labels", "is_multi_class", "region_sums", "sum_by_label"]
 
 
 class RegionSums(NamedTuple):
@@ -42,6 +43,19 @@ def is_multi_class(name: str, logits: Tensor, labels: Tensor) -> bool:
     return per_pixel and logits.shape[1] > 1
 
 
+def check_labels(name: str, labels: Tensor, classes: int, ignore: int | None) -> None:
+    """ValueError for labels beyond 0..classes-1 that are not `ignore`; on a CPU alone, as a GPU would have to be waited
+    for, and not where the loss is compiled."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    beyond = (labels < 0) | (labels >= classes)
+    beyond = beyond if ignore is None else beyond & (labels != ignore)
+    if beyond.any():
+        raise ValueError(
+            f"{name}: label {labels[beyond][0].item()}; expected 0 to {classes - 1}, or {ignore} to ignore"
+        )
+
+
 def region_sums(
     name: str,
     logits: Tensor,
@@ -57,6 +71,9 @@ def region_sums(
     in the logits. Errors name the loss `name`.
     """
     multi_class = is_multi_class(name, logits, labels)
+    if logits.ndim == 2:  # one pixel an image
+        logits, labels = logits[..., None], labels[..., None]
+        pixel_weight = pixel_weight if pixel_weight is None else pixel_weight[..., None]
     dtype = to_float(logits).dtype
     labels = labels.long() if multi_class else labels.reshape(logits.shape)
     keep = labels != ignore if ignore is not None else torch.ones_like(labels, dtype=torch.bool)
@@ -78,7 +95,7 @@ def sum_by_label(values: Tensor, labels: Tensor, classes: int) -> Tensor:
 
     One row at a time first: adding millions of pixels one after the other would lose the small ones in float32.
     """
-    values = values.reshape(*values.shape[:2], -1)  # (B, rows, the rest of an image)
+    values = values.reshape(*values.shape[:2], math.prod(values.shape[2:]))  # (B, rows, the rest of an image)
     rows = values.new_zeros(*values.shape[:2], classes)
     return rows.scatter_add(2, labels.reshape(values.shape), values).sum(1)
 
@@ -111,7 +128,7 @@ class _SoftmaxSums(torch.autograd.Function):
         if ctx.squared:
             gradient *= 2 * probability
         index = labels[:, None]
-        flat = labels.reshape(labels.shape[0], -1)
+        flat = labels.flatten(1)
         on_label = of_overlap.gather(1, flat).reshape(index.shape) * probability.gather(1, index)
         gradient.scatter_add_(1, index, on_label)
         gradient.addcmul_(probability, gradient.sum(1, keepdim=True), value=-1)

@@ -198,10 +198,15 @@ def envelope(true_positives: Tensor, total: Tensor, curve: Tensor, added: float 
     precision = true_positives / (total.double() + added)
     if not len(total):
         return precision
-    bits = 2 * int(total.max()).bit_length() + 1
+    half = int(total.max()).bit_length()
+    bits = 2 * half + 1
     if bits + int(curve.max()).bit_length() > 61:
         raise ValueError(f"DetectionAP: {int(total.max())} detections of one class are more than can be ranked exactly")
-    key = torch.div(true_positives << bits, total, rounding_mode="floor")
+    # (true << bits) // total by long division in two steps, as the dividend itself may have more than 63 bits
+    head = true_positives << half
+    quotient = torch.div(head, total, rounding_mode="floor")
+    rest = (head - quotient * total) << (half + 1)
+    key = (quotient << (half + 1)) + torch.div(rest, total, rounding_mode="floor")
     if added:
         key = key - (total == 1).long()
     key = key + ((curve.max() - curve) << (bits + 1))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import le
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -43,9 +44,10 @@ def read_json(path: str | Path) -> Any:
 def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_id_unmatched: bool = False) -> CocoCase:
     """Read ground truth (COCO instances) and results (a list of detections) for kind "bbox", "segm" or "boundary".
 
-    `zero_id_unmatched` reproduces pycocotools, for which a match with annotation id 0 is none. Results of categories
-    that the ground truth does not list are left out with a note; those of unknown images are an error. ValueError names
-    the file and the entry that is not fit.
+    `zero_id_unmatched` reproduces pycocotools, for which a match with annotation id 0 is none. Results that name images
+    by their files, as those of `vision predict`, are taken for the truth's images of these names, with a note. Results
+    of categories that the ground truth does not list are left out with a note; those of unknown images are an error.
+    ValueError names the file and the entry that is not fit.
     """
     truth, results = read_json(truth_path), read_json(results_path)
     if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= truth.keys():
@@ -54,6 +56,8 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
         raise ValueError(f"{results_path}: not COCO results; expected a list of detections")
     annotations = check_truth(truth_path, truth, kind)
     images = {one["id"]: one for one in truth["images"]}
+    by_name = _by_file_name(results, images)
+    results = results if by_name is None else by_name
     detections = check_results(results_path, results, kind, truth_path, images)
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     classes = ClassMap(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
@@ -62,6 +66,8 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
     known = [one for one in results if one["category_id"] in labels]
     counted = [one for one in truth["annotations"] if one["category_id"] in labels and one["image_id"] in order]
     notes = []
+    if by_name is not None:
+        notes.append(f"{results_path} names images by their files: taken for the images of these names in {truth_path}")
     if len(known) < len(results):
         notes.append(f"{len(results) - len(known)} results of unlisted categories left out")
     if len(counted) < len(truth["annotations"]):
@@ -71,6 +77,27 @@ def read_case(truth_path: str | Path, results_path: str | Path, kind: str, zero_
     found = _found(known, order, labels, images, kind, detections.name)
     actual = _truth(counted, order, labels, images, kind, zero_id_unmatched, annotations.name)
     return CocoCase(found, actual, classes, len(order), tuple(notes))
+
+
+def _by_file_name(results: list, images: dict) -> list[dict] | None:
+    """The results with the truth's image ids in place of file names, where all of them name images of the truth.
+
+    Names are compared whole, else by their last parts; both ways one name stands for one image. None where some ids are
+    no text or known to the truth, and where some names are unknown or ambiguous.
+    """
+    if not results or not all(type(row) is dict and type(row.get("image_id")) is str for row in results):
+        return None
+    names = {row["image_id"]: str(row.get("file_name", row["image_id"])) for row in results}
+    if not names.keys().isdisjoint(images):
+        return None
+    for shorten in (str, lambda name: PurePosixPath(name).name):
+        files = {image: shorten(str(row["file_name"])) for image, row in images.items() if "file_name" in row}
+        times = Counter(files.values())
+        image_of = {name: image for image, name in files.items() if times[name] == 1}
+        found = {one: image_of.get(shorten(name)) for one, name in names.items()}
+        if None not in found.values() and len(set(found.values())) == len(found):
+            return [{**row, "image_id": found[row["image_id"]]} for row in results]
+    return None
 
 
 def _of_image(entry: dict) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vision.ops.histogram import count_values
 
-__all__ = ["check_labels", "confusion_matrix", "is_ignored"]
+__all__ = ["check_label_maps", "check_labels", "confusion_matrix", "is_ignored"]
 
 _AT_ONCE = 1 << 19  # pixels; also keeps OpenCV's float32 counts exact
 
@@ -17,20 +17,19 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, ignore: int
     """Pixels by true class (row) and predicted class (column): int64 (C, C + 1), on the device of `truth`.
 
     predicted, truth of equal shape, any integer type. Pixels whose truth is `ignore` are not counted. The last column
-    takes predictions that are no class (`ignore` too): wrong, whatever the truth. A truth outside the classes that is
-    not `ignore` counts nowhere either. No sorting, no boolean indexing, no wait for the device.
+    takes predictions that are no class (`ignore` too, whatever its number): wrong, whatever the truth. A truth outside
+    the classes that is not `ignore` counts nowhere either. No sorting, no boolean indexing, no wait for the device.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"confusion_matrix: predicted {tuple(predicted.shape)} but truth {tuple(truth.shape)}")
     on_host = truth.device.type == "cpu" and classes < 255
     for labels in (predicted, truth):
-        if labels.is_floating_point():
-            raise ValueError(
-                f"confusion_matrix: {labels.dtype} labels; expected integers: argmax or round scores first"
-            )
+        _check_integers("confusion_matrix", labels)
     counts = (_counts_on_host if on_host else _counts_by_codes)(predicted, truth, classes)
     if 0 <= ignore < classes:
         counts[ignore] = 0
+        counts[:, -1] += counts[:, ignore]
+        counts[:, ignore] = 0
     return counts
 
 
@@ -41,13 +40,32 @@ def is_ignored(labels: Tensor, ignore: int) -> Tensor:
 
 
 def check_labels(function: str, labels: Tensor, classes: int) -> None:
-    """ValueError for labels (N,) outside of 0..classes - 1, when they are on the host: a GPU would have to be waited
-    for."""
-    if labels.device.type != "cpu" or not len(labels):
+    """ValueError for labels (N,) that are no integers and, when they are on the host, outside of 0..classes - 1: a GPU
+    would have to be waited for."""
+    if not len(labels):
+        return
+    _check_integers(function, labels)
+    if labels.device.type != "cpu":
         return
     lowest, highest = labels.numpy().min(), labels.numpy().max()
     if not 0 <= lowest <= highest < classes:
         raise ValueError(f"{function}: labels from {lowest} to {highest}; expected 0 to {classes - 1}")
+
+
+def check_label_maps(function: str, predicted: Tensor, truth: Tensor, classes: int, ignore: int) -> None:
+    """ValueError for maps that are no integers and, on the host, for a truth that is neither a class nor `ignore`.
+
+    With `ignore` below 0, which a map of bytes cannot have, all other labels of the truth are no class, and no error.
+    """
+    for labels in (predicted, truth):
+        _check_integers(function, labels)
+    if ignore >= 0 and truth.device.type == "cpu":
+        check_labels(function, truth[~is_ignored(truth, ignore)], classes)
+
+
+def _check_integers(function: str, labels: Tensor) -> None:
+    if labels.is_floating_point():
+        raise ValueError(f"{function}: {labels.dtype} labels; expected integers: argmax or round scores first")
 
 
 def _counts_by_codes(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:

@@ -105,6 +105,8 @@ class DetectionAP(DetectionMetric):
     classes: names, count or ClassMap. max_detections: detections that count, by image and class, rising.
     """
 
+    settings = ("kind", "protocol.max_detections", "protocol.ious", "protocol.recalls")
+
     def __init__(
         self,
         classes: ClassMap | Sequence[str] | int,

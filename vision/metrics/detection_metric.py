@@ -11,6 +11,7 @@ import torch
 
 from vision.metrics.confusion import check_labels
 from vision.metrics.records import DetectionRecords
+from vision.metrics.sums import check_mergeable
 from vision.structures import ClassMap, Detections, Target
 
 __all__ = ["KINDS", "DetectionMetric", "check_limits"]
@@ -29,8 +30,10 @@ class DetectionMetric(ABC):
 
     classes: names, count or ClassMap. State stays on the device of the detections; images are put in the order of
     their ids when computing, so neither the order of updates nor their distribution over processes changes the result
-    (ids that are equal keep their order).
+    (ids that are equal keep their order). `settings`: what has to be equal in metrics that merge, besides the classes.
     """
+
+    settings: tuple[str, ...] = ("kind",)
 
     def __init__(self, classes: ClassMap | Sequence[str] | int, kind: str = "bbox"):
         if kind not in KINDS:
@@ -53,12 +56,8 @@ class DetectionMetric(ABC):
         self.records.append(detections, targets)
 
     def merge(self, other: DetectionMetric) -> None:
-        """Take in what another metric of the same kind and classes has seen."""
-        if (other.kind, other.classes.names) != (self.kind, self.classes.names):
-            raise ValueError(
-                f"{type(self).__name__}.merge: kind {other.kind!r} with {len(other.classes)} classes; expected "
-                f"{self.kind!r} with the same {len(self.classes)} classes"
-            )
+        """Take in what another metric of the same settings has seen; ValueError for other settings."""
+        check_mergeable(self, other, *self.settings)
         self.records.extend(other.records)
 
     def all_reduce(self) -> None:

@@ -98,6 +98,8 @@ def analyse(
 class DetectionScore(DetectionMetric):
     """What `options` name, of detections and ground truths that come in batches."""
 
+    settings = ("options",)
+
     def __init__(self, classes: ClassMap | Sequence[str] | int, options: DetectionOptions | None = None):
         self.options = options or DetectionOptions()
         super().__init__(classes, self.options.kind)

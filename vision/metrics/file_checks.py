@@ -52,10 +52,11 @@ class Entries:
         return values
 
     def unique(self, field: str) -> None:
-        values = [row[field] for row in self.rows]
-        if len(set(values)) < len(values):
+        """No value of a field twice; rows without the field do not count."""
+        values = {number: row[field] for number, row in enumerate(self.rows) if field in row}
+        if len(set(values.values())) < len(values):
             seen: set = set()
-            number = next(i for i, value in enumerate(values) if value in seen or seen.add(value))
+            number = next(i for i, value in values.items() if value in seen or seen.add(value))
             self.refuse(number, f"{field} {values[number]!r} for the second time; expected every {field} once")
 
     def numbers(self, field: str, absent: Any = _ABSENT) -> None:
@@ -140,12 +141,16 @@ def check_truth(path: str | Path, content: dict, kind: str) -> Entries:
     annotations = Entries(path, "annotations", content["annotations"])
     annotations.column("image_id", ID, "a number or text")
     annotations.column("category_id", NUMBERS, "a number")
+    annotations.column("id", ID, "a number or text", absent=0)
+    for mark in ("iscrowd", "difficult"):
+        annotations.column(mark, {int, float, bool}, "0 or 1", absent=0)
     annotations.numbers("area", absent=0)
     annotations.boxes([kind == "bbox" or "area" not in row for row in annotations.rows])
     if kind != "bbox":
         for side in ("height", "width"):
             images.column(side, {int}, "a whole number")
         annotations.masks()
+    annotations.unique("id")
     return annotations
 
 

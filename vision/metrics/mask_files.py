@@ -39,7 +39,13 @@ def _left_out(what: str, names: Iterable, predictions: str | Path) -> list[str]:
 def _masks_in(folder: str | Path) -> dict[str, Path]:
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: not a folder; expected one with masks ({', '.join(_SUFFIXES)})")
-    files = {path.stem: path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in _SUFFIXES}
+    files: dict[str, Path] = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() not in _SUFFIXES:
+            continue
+        if path.stem in files:
+            raise ValueError(f"{folder}: {files[path.stem].name} and {path.name}; expected one mask of each name")
+        files[path.stem] = path
     if not files:
         raise ValueError(f"{folder}: no masks in it ({', '.join(_SUFFIXES)})")
     return files
@@ -76,7 +82,13 @@ def panoptic_cases(
     def cases() -> Iterator[tuple[PanopticMap, PanopticMap]]:
         for fact in expected["annotations"]:
             guess = by_image[fact["image_id"]]
-            yield _map(Path(predictions), guess, classes), _map(Path(truth), fact, classes)
+            found, actual = _map(Path(predictions), guess, classes), _map(Path(truth), fact, classes)
+            if found.ids.shape != actual.ids.shape:
+                raise ValueError(
+                    f"{predictions}: {guess['file_name']} of image {guess['image_id']!r} has {tuple(found.ids.shape)} "
+                    f"pixels, but {tuple(actual.ids.shape)} in {truth}"
+                )
+            yield found, actual
 
     return classes, cases(), _left_out("images", by_image.keys() - set(images), predictions)
 
@@ -97,6 +109,12 @@ def _map(path: Path, annotation: dict, classes: ClassMap) -> PanopticMap:
         raise ValueError(
             f"{path}: segment {absent[0]} of image {annotation['image_id']} has no pixel in {file}; expected every "
             "segment of segments_info there"
+        )
+    present[[0, *(row["id"] for row in rows)]] = False
+    if present.any():
+        raise ValueError(
+            f"{path}: segment {present.argmax()} of image {annotation['image_id']} in {file} is not in segments_info; "
+            "expected every segment of the picture there, 0 for pixels of none"
         )
     return PanopticMap(
         torch.from_numpy(ids),

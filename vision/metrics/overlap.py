@@ -5,7 +5,9 @@ Everything is float64 and follows the order of operations of pycocotools, so tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -15,6 +17,8 @@ from vision.metrics.bands import boundary_bands
 from vision.metrics.runs import Runs, intersections
 
 __all__ = ["Found", "Pairs", "Truth", "box_overlap", "candidate_pairs", "mask_overlap", "overlapping_pairs"]
+
+_PAIRS = 1 << 20  # held at once, at some 130 bytes each
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,19 @@ class Pairs:
     overlap: Tensor
 
 
-def candidate_pairs(found_group: Tensor, truth_group: Tensor) -> tuple[Tensor, Tensor]:
-    """All (detection, ground truth) index pairs whose groups are equal; `truth_group` is sorted."""
+def candidate_pairs(found_group: Tensor, truth_group: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All (detection, ground truth) index pairs whose groups are equal, some `_PAIRS` at a time; `truth_group` is
+    sorted."""
     low = torch.searchsorted(truth_group, found_group)
     count = torch.searchsorted(truth_group, found_group, right=True) - low
-    found = torch.repeat_interleave(count)
-    shift = low - (count.cumsum(0) - count)
-    return found, torch.arange(len(found), device=found.device) + shift.index_select(0, found)
+    ends = count.cumsum(0)
+    number = int(ends[-1]) if len(ends) else 0
+    steps = torch.arange(_PAIRS, max(number, _PAIRS), _PAIRS, device=ends.device)
+    bounds = [0, *torch.searchsorted(ends, steps, right=True).tolist(), len(ends)]
+    for start, stop in pairwise(bounds):
+        found = torch.repeat_interleave(count[start:stop])
+        shift = low[start:stop] - (count[start:stop].cumsum(0) - count[start:stop])
+        yield start + found, torch.arange(len(found), device=found.device) + shift.index_select(0, found)
 
 
 def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor], kind: str, at_least: float) -> Pairs:
@@ -94,7 +104,12 @@ def overlapping_pairs(found: Found, truth: Truth, groups: tuple[Tensor, Tensor],
     kind: "bbox", "segm", or "boundary": the lesser of the masks' IoU and that of the bands along their outlines. Of a
     crowd the IoU is intersection / detection area (of whole masks).
     """
-    first, second = candidate_pairs(*groups)
+    parts = [_near_pairs(found, truth, *pairs, kind, at_least) for pairs in candidate_pairs(*groups)]
+    return Pairs(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Pairs)))
+
+
+def _near_pairs(found: Found, truth: Truth, first: Tensor, second: Tensor, kind: str, at_least: float) -> Pairs:
+    """Those of the pairs (first, second) whose IoU reaches `at_least`."""
     crowd = truth.crowd.index_select(0, second)
     if kind == "bbox":
         overlap = box_overlap(found.box.index_select(0, first), truth.box.index_select(0, second), crowd)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.confusion import is_ignored
+from vision.metrics.confusion import check_label_maps, is_ignored
 from vision.metrics.sums import check_mergeable
 from vision.metrics.table import null_undefined, result_table
 from vision.ops.components import connected_components
@@ -84,8 +84,9 @@ class RandResult:
 class RandScore:
     """Accumulates pairs of pixels over a data set, for the connected regions of each class. Nothing is warped.
 
-    diagonal: pixels that touch at a corner are connected too. Truth pixels labelled `ignore` are in no region. State
-    (C, 3) on the device of its inputs; the search for regions waits for the device.
+    diagonal: pixels that touch at a corner are connected too. Truth pixels labelled `ignore` are in no region (with
+    `ignore` below 0, nor are other labels beyond the classes, else an error). State (C, 3) on the device of its inputs;
+    the search for regions waits for the device.
     """
 
     def __init__(self, classes: ClassMap | Sequence[str] | int, ignore: int = 255, *, diagonal: bool = False):
@@ -105,6 +106,7 @@ class RandScore:
         if predicted.shape != truth.shape or truth.ndim != 3:
             shapes = f"predicted {tuple(predicted.shape)}, truth {tuple(truth.shape)}"
             raise ValueError(f"RandScore.update: {shapes}; expected equal (B, H, W)")
+        check_label_maps("RandScore.update", predicted, truth, len(self.classes), self.ignore)
         rows, counted = [], ~is_ignored(truth, self.ignore)
         for label in range(len(self.classes)):
             masks = (predicted == label, (truth == label) & counted)

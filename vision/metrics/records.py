@@ -38,20 +38,26 @@ class DetectionRecords:
             raise ValueError(f"update: results of {len(detections)} images but targets of {len(targets)}")
         if not detections:
             return
+        for place, one in enumerate(detections):
+            _check_lengths(place, one)
         if self.kind != "bbox":
             for found, target in zip(detections, targets):
                 _check_masks(found, target, self.kind)
+        device = detections[0].boxes.device
+        owner = torch.repeat_interleave(torch.tensor([len(one.boxes) for one in detections]))
+        scores = torch.cat([one.scores for one in detections]).detach()
+        boxes = torch.cat([one.boxes for one in detections]).detach().reshape(-1, 4)
+        if not _waits(device):
+            _check_finite("update: detections[{}]", owner, scores, boxes)
         first = len(self.image_ids)
         self.image_ids += [target.image_id for target in targets]
         numbers = torch.arange(first, first + len(targets))
-        device = detections[0].boxes.device
-        sizes = [len(one.boxes) for one in detections]
         self.found.append(
             {
-                "image": torch.repeat_interleave(numbers, torch.tensor(sizes)).to(device, non_blocking=True),
+                "image": (first + owner).to(device, non_blocking=True),
                 "label": torch.cat([one.labels for one in detections]).long(),
-                "score": torch.cat([one.scores for one in detections]).detach(),
-                "box": torch.cat([one.boxes for one in detections]).detach().reshape(-1, 4),
+                "score": scores,
+                "box": boxes,
                 "masks": self._masks([one.masks for one in detections], device),
             }
         )
@@ -131,6 +137,7 @@ class DetectionRecords:
         position[torch.tensor(order, dtype=torch.int64)] = torch.arange(images)
         device = self.found[0]["box"].device if self.found else torch.device("cpu")
         found, truth = _joined(self.found, device), _joined(self.truth, device)
+        _check_finite("compute: detections of image {} of all", found["image"], found["score"], found["box"])
         position = position.to(device)
         box = _widths(found["box"])
         if self.kind != "bbox" and not self.found:
@@ -148,6 +155,23 @@ class DetectionRecords:
 
 def _waits(device: torch.device) -> bool:
     return device.type != "cpu"
+
+
+def _check_lengths(place: int, found: Detections) -> None:
+    columns = {name: getattr(found, name) for name in ("boxes", "scores", "labels", "masks")}
+    lengths = {name: len(column) for name, column in columns.items() if column is not None}
+    if len(set(lengths.values())) > 1:
+        came = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"update: detections[{place}] has {came}; expected as many of each")
+
+
+def _check_finite(where: str, owner: Tensor, scores: Tensor, boxes: Tensor) -> None:
+    """ValueError for a score or box that is not finite; `where` names its image, owner (D,), in the message."""
+    fine = scores.isfinite() & boxes.isfinite().all(1)
+    if not fine.all():
+        row = int((~fine).nonzero()[0])
+        came = f"score {scores[row].item():g} and box {boxes[row].tolist()}"
+        raise ValueError(f"{where.format(int(owner[row]))} has {came}; expected finite numbers")
 
 
 def _check_masks(found: Detections, target: Target, kind: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,8 +50,10 @@ def main_score(
     ValueError, or the system's own error for a file that cannot be read, names the culprit; nothing is written then.
     """
     notes: tuple[str, ...] = ()
-    if outlines is not None and task != "semantic":
-        raise ValueError(f"score: percentile, tolerance and spacing are of task semantic, not of {task!r}")
+    of_maps = {"percentile, tolerance, spacing": outlines, "classes": classes, "ignore": ignore}
+    misplaced = [name for name, value in of_maps.items() if value is not None] + ["per_image"] * per_image
+    if misplaced and task != "semantic":
+        raise ValueError(f"score: {', '.join(misplaced)} given for task {task!r}; expected them for semantic alone")
     if task in KIND_OF_TASK:
         options = DetectionOptions(KIND_OF_TASK[task], protocol, max_detections, analyse)
         result, notes = score_detections(truth_path, predictions_path, options, pycocotools_ids)
@@ -97,41 +101,75 @@ def score_semantic(
     """`semantic_metrics` of a folder of masks, and notes on what was left out or guessed.
 
     Without `classes`, they are 0 to the truth's largest value. Without `ignore`, 255 is not counted; but where the
-    truth's values are 0 and 255 alone, and the classes are two or not told, 255 is class 1.
+    truth's values are 0 and 255 alone, and the classes are two or not told, 255 is class 1. In predictions it is so too
+    where their values are 0 and 255 alone and the classes two.
     """
     pairs, notes = paired_masks(truth, predictions)
     number = None if classes is None else len(ClassMap.of(classes))
-    values = _values(pairs) if number in (None, 2) else set()
-    binary = ignore is None and 255 in values <= {0, 255}
-    ignore = 255 if ignore is None else ignore
+    values = _values(fact for fact, _ in pairs) if number in (None, 2) else set()
+    guessing, ignore = ignore is None, 255 if ignore is None else ignore
+    binary = guessing and 255 in values <= {0, 255}
     known = ClassMap.of(classes if number else 2 if binary else max({0, *values} - {ignore}, default=0) + 1)
+    of_two = guessing and not binary and len(known) == 2 and values <= {0, 1, 255}
+    white = of_two and 255 in _values(guess for _, guess in pairs) <= {0, 255}
     metrics = semantic_metrics(known, ignore, analyse=analyse, per_image=per_image, outlines=outlines)
-    ignored = pixels = 0
+    tally = _Tally(len(known), ignore)
     for fact, guess in pairs:
-        expected, given = _pair(fact, guess, binary)
-        beyond = expected[(expected != ignore) & (expected >= len(known))]
-        if len(beyond):
-            raise ValueError(f"{fact}: value {int(beyond[0])}; expected 0 to {len(known) - 1} or {ignore}")
-        ignored, pixels = ignored + int((expected == ignore).sum()), pixels + expected.numel()
+        expected, given = _pair(fact, guess)
+        expected = expected.masked_fill(expected == 255, 1) if binary else expected
+        given = given.masked_fill(given == 255, 1) if binary or white else given
+        tally.add(expected, given, fact)
         update_semantic(metrics, given, expected)
     if binary:
         notes.append("the truth's values are 0 and 255: 255 is taken for class 1 (--ignore 255: for not counted)")
-    if ignored:
-        notes.append(f"{ignored / pixels:.2%} of the truth's pixels are {ignore} and not counted")
-    return SemanticResults({name: metric.compute() for name, metric in metrics.items()}), tuple(notes)
+    if white:
+        notes.append("the predictions' values are 0 and 255: 255 is taken for class 1 (--ignore 255: for no class)")
+    results = {name: metric.compute() for name, metric in metrics.items()}
+    return SemanticResults(results), (*notes, *tally.notes())
 
 
-def _pair(fact: Path, guess: Path, binary: bool) -> tuple[Tensor, Tensor]:
-    """True and predicted labels (H, W) int32 of two files; binary: 255 stands for class 1."""
+@dataclass
+class _Tally:
+    """Pixels whose truth is `ignore`, and others whose prediction is no class (`example` is the value of one)."""
+
+    classes: int
+    ignore: int
+    pixels: int = 0
+    ignored: int = 0
+    stray: int = 0
+    example: int = 0
+
+    def add(self, expected: Tensor, given: Tensor, path: Path) -> None:
+        """ValueError names the file of the truth for a value that is neither class nor `ignore`."""
+        counted = expected != self.ignore
+        beyond = expected[counted & (expected >= self.classes)]
+        if len(beyond):
+            raise ValueError(f"{path}: value {int(beyond[0])}; expected 0 to {self.classes - 1} or {self.ignore}")
+        strays = given[counted & ((given >= self.classes) | (given == self.ignore))]
+        self.pixels, self.ignored = self.pixels + expected.numel(), self.ignored + int((~counted).sum())
+        self.stray, self.example = self.stray + len(strays), int(strays[0]) if len(strays) else self.example
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.ignored:
+            notes.append(f"{self.ignored / self.pixels:.2%} of the truth's pixels are {self.ignore} and not counted")
+        if self.stray:
+            share = self.stray / (self.pixels - self.ignored)
+            notes.append(f"{share:.2%} of the predicted pixels are no class, as {self.example}, and count as wrong")
+        return notes
+
+
+def _pair(fact: Path, guess: Path) -> tuple[Tensor, Tensor]:
+    """True and predicted labels (H, W) int32 of two files."""
     expected, given = (torch.from_numpy(read_index_mask(path).astype(np.int32)) for path in (fact, guess))
     if expected.shape != given.shape:
         raise ValueError(f"{guess}: {tuple(given.shape)} pixels, but {tuple(expected.shape)} in {fact}")
-    return tuple(one.masked_fill(one == 255, 1) for one in (expected, given)) if binary else (expected, given)
+    return expected, given
 
 
-def _values(pairs: list[tuple[Path, Path]]) -> set[int]:
-    """All values of the truth's masks."""
-    return set().union(*(np.unique(read_index_mask(fact)).tolist() for fact, _ in pairs))
+def _values(paths: Iterable[Path]) -> set[int]:
+    """All values of masks."""
+    return set().union(*(np.unique(read_index_mask(path)).tolist() for path in paths))
 
 
 def score_panoptic(truth: str | Path, predictions: str | Path) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ __all__ = ["check_mergeable", "gather_states"]
 
 
 def check_mergeable(one: Any, other: Any, *settings: str) -> None:
-    """ValueError unless two metrics have the same classes and equal `settings`."""
+    """ValueError unless two metrics are of one kind, have the same classes and equal `settings` (names, dotted too)."""
+    if type(one) is not type(other):
+        raise ValueError(f"{type(one).__name__}.merge: a {type(other).__name__}; expected a {type(one).__name__}")
     if one.classes != other.classes:
         names = [", ".join(metric.classes.names[:5]) for metric in (other, one)]
         raise ValueError(
@@ -20,7 +23,7 @@ def check_mergeable(one: Any, other: Any, *settings: str) -> None:
             f"{len(one.classes)} ({names[1]})"
         )
     for name in settings:
-        came, expected = getattr(other, name), getattr(one, name)
+        came, expected = map(attrgetter(name), (other, one))
         if came != expected:
             raise ValueError(f"{type(one).__name__}.merge: {name} {came!r}; expected {expected!r} as here")
 

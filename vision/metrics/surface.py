@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vision.metrics.outlines import mask_outline
-from vision.ops.distance import distance_transform, square_root
+from vision.ops.distance import distances_at, square_root
 
 __all__ = [
     "distance_figures",
@@ -69,9 +69,13 @@ def point_distances(
 
 
 def _through_transform(points: Tensor, others: Tensor, size: Sequence[int], spacing: Sequence[float]) -> Tensor:
+    if points.device.type == "cpu":  # on a GPU the window would have to be waited for
+        corner = torch.minimum(points.amin(0), others.amin(0))
+        size = (torch.maximum(points.amax(0), others.amax(0)) - corner + 1).tolist()
+        points, others = points - corner, others - corner
     away = torch.ones(tuple(size), dtype=torch.bool, device=points.device)
     away[tuple(others.T)] = False
-    return distance_transform(away, spacing)[tuple(points.T)]
+    return distances_at(points, away, spacing)
 
 
 def _nearest(first: Tensor, second: Tensor, size: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vision.metrics.confusion import is_ignored
+from vision.metrics.confusion import check_label_maps, is_ignored
 from vision.metrics.outlines import label_boundary_iou, label_outline
 from vision.metrics.sums import check_mergeable, gather_states
 from vision.metrics.surface import distance_figures, point_distances
@@ -87,8 +87,9 @@ class SurfaceDistance:
     """Hausdorff distance, HD95 (or another percentile), average symmetric surface distance, surface Dice and boundary
     IoU, for each image and class.
 
-    spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of
-    spacing; labels (255) to ignore in the truth are taken out of both masks. State on the device of its inputs.
+    spacing: size of a pixel along each axis, two or three; percentile: 0 to 100; tolerance in units of spacing; what
+    is labelled `ignore` in the truth is taken out of both masks, and `ignore` is no class (with `ignore` below 0, nor
+    are other labels beyond the classes, else an error). State on the device of its inputs.
     """
 
     def __init__(
@@ -127,11 +128,15 @@ class SurfaceDistance:
                 f"SurfaceDistance.update: predicted {tuple(predicted.shape)}, truth {tuple(truth.shape)}; expected "
                 f"equal shapes of {len(self.spacing) + 1} axes"
             )
+        number = len(self.classes)
+        check_label_maps("SurfaceDistance.update", predicted, truth, number, self.ignore)
         if not len(truth):
             return
-        number = len(self.classes)
         counted = ~is_ignored(truth, self.ignore)
-        labels = [torch.where(counted & (one >= 0) & (one < number), one, number) for one in (predicted, truth)]
+        labels = [
+            torch.where(counted & (one >= 0) & (one < number) & ~is_ignored(one, self.ignore), one, number)
+            for one in (predicted, truth)
+        ]
         points, counts = zip(*(self._outlines(one) for one in labels))
         counts = torch.stack(counts).tolist()  # one wait for all images
         groups = [places.split(number_each) for places, number_each in zip(points, counts)]

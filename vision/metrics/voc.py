@@ -67,6 +67,8 @@ class VocAP(DetectionMetric):
     are pixels of the box: sides are one longer, the +1 of VOC's kit).
     """
 
+    settings = ("kind", "iou", "corners")
+
     def __init__(
         self,
         classes: ClassMap | Sequence[str] | int,
