@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,9 @@ class TimmBackbone(Backbone):
         except ImportError as error:
             raise ImportError(f"backbone 'timm:{name}' needs timm: pip install 'vision-suite[timm]'") from error
         if not timm.is_model(name):
-            close = ", ".join(timm.list_models(f"*{name[:6]}*")[:8]) or "see timm.list_models()"
-            raise ValueError(f"backbone 'timm:{name}': timm does not know it; near it: {close}")
+            close = difflib.get_close_matches(name, timm.list_models(), n=6)
+            near = f"near it: {', '.join(close)}" if close else "timm.list_models() lists all"
+            raise ValueError(f"backbone 'timm:{name}': timm does not know it; {near}")
         own = ("norm", "activation", "width", "dilation_rule", "zero_init_residual", "init")
         options.refuse(f"timm:{name}", *own)
         resizable = _any_size(name)

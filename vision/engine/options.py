@@ -316,7 +316,7 @@ def _resumed(given: dict[str, Any]) -> TrainConfig:
         if key not in RESUMABLE and before[key] != after[key]:
             raise ValueError(
                 f"resume: {key} = {after[key]!r}, but the run in {given['out']} was started with {before[key]!r}. "
-                f"Leave it out, or start a new run in another folder"
+                f"Leave it out, or start a new run in another folder from its weights: --weights {given['out']}"
             )
     return changed
 

@@ -35,8 +35,8 @@ class SelectionFigure:
             near = difflib.get_close_matches(self.name, known, n=3)
             raise ValueError(
                 f"select_by = {self.name!r} is no figure of this model's evaluation on {dataset.name}; "
-                + (f"did you mean {' or '.join(near)}? " if near else "")
-                + f"There are: {', '.join(_by_any_class(known, dataset.classes.names))}"
+                + (f"did you mean {' or '.join(near)}? There" if near else "there")
+                + f" are: {', '.join(_by_any_class(known, dataset.classes.names))}"
             )
 
     def of(self, evaluation: Evaluation) -> tuple[str, float]:

@@ -6,6 +6,8 @@ Line width and letter size follow the image, so that labels can be read at any s
 from __future__ import annotations
 
 import colorsys
+import functools
+import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -18,11 +20,22 @@ __all__ = ["class_colours", "draw_detections", "draw_segmentation"]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
+@functools.cache
 def class_colours(count: int) -> np.ndarray:
-    """`count` distinct RGB colours, uint8 (count, 3): hues by the golden ratio, three levels of lightness."""
-    hues = (0.02 + 0.618034 * np.arange(count)) % 1.0
-    colours = [colorsys.hls_to_rgb(hue, (0.5, 0.62, 0.4)[i % 3], 0.85) for i, hue in enumerate(hues)]
-    return np.round(255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
+    """`count` distinct RGB colours, uint8 (count, 3), the first ones the same for any count: from red on, each the one
+    of 720 that is farthest, in CIELAB, from all before it. Beyond 720 they come again."""
+    shades = itertools.product(np.arange(48) / 48, (0.3, 0.4, 0.5, 0.6, 0.7), (0.55, 0.8, 1.0))
+    known = np.array([colorsys.hls_to_rgb(*shade) for shade in shades], np.float32)
+    places = cv2.cvtColor(known[None], cv2.COLOR_RGB2LAB)[0]
+    chosen = [int(np.abs(known - (0.9, 0.2, 0.1)).sum(1).argmin())]
+    nearest = np.full(len(known), np.inf)
+    while len(chosen) < min(count, len(known)):
+        nearest = np.minimum(nearest, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        chosen.append(int(nearest.argmax()))
+    colours = np.round(255 * known[chosen]).astype(np.uint8)
+    colours = np.resize(colours, (count, 3))
+    colours.flags.writeable = False
+    return colours
 
 
 def _letters(height: int, width: int) -> tuple[int, float, int]:
