@@ -87,6 +87,15 @@ def test_a_single_class_is_told_from_its_absence(name):
     assert torch.equal(found.labels == 0, probability[0, 0] > 0.5)
 
 
+def test_bytes_as_floating_point_numbers_are_refused():
+    model = build_model("unet", 2, width=4).eval()
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).logits, model(images / 255).logits, atol=1e-4, rtol=1e-4)
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            model(images.float())
+
+
 @pytest.mark.parametrize("name", ["unet", "semantic_fpn"])
 @pytest.mark.parametrize("size", [(1, 1), (5, 17), (28, 28)])
 def test_segmenters_on_vgg_take_images_smaller_than_its_stride(name, size):

@@ -36,7 +36,7 @@ class WaitingCalls(TorchDispatchMode):
 
 def batch_of(device="cpu"):
     """Two images, one of them without an object and with a crowd."""
-    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     boxes = torch.tensor([[[4.0, 6, 44, 50], [20, 10, 60, 40]], [[0, 0, 9, 9], [0, 0, 0, 0]]])
     valid = torch.tensor([[True, True], [True, False]])
     crowd = torch.tensor([[False, False], [True, False]])

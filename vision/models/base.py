@@ -22,6 +22,8 @@ __all__ = ["DenseOutputs", "HeatmapOutputs", "RoiOutputs", "RoiStage", "SegmentO
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+FAR_ABOVE_1 = 16  # for images; noise, as in tests, may exceed 1 a little
+
 
 @dataclass(frozen=True)
 class DenseOutputs(_TensorData):
@@ -122,12 +124,19 @@ class VisionModel(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """Normalised images, padded with zeros (the mean colour) on the right and bottom to a multiple of `divisor`.
 
-        images (B, C, H, W): uint8, or floating point in [0, 1]. ValueError when the channels do not fit.
+        images (B, C, H, W): uint8, or floating point in [0, 1]. ValueError when the channels do not fit, and for bytes
+        as floating-point numbers (on a CPU: a GPU would have to be waited for).
         """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"{type(self).__name__}: images of shape {tuple(images.shape)}; "
                 f"expected (B, {self.mean.shape[1]}, H, W)"
+            )
+        looked_at = images.is_floating_point() and images.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at and images.numel() and images.amax() > FAR_ABOVE_1:
+            raise ValueError(
+                f"{type(self).__name__}: images of {images.dtype} up to {float(images.amax()):g}; expected uint8, or "
+                "floating point from 0 to 1: the model normalises them itself"
             )
         # in one pass over rows of W * C values, channels last: broadcasting over three channels would be slow
         batch, channels, height, width = images.shape
