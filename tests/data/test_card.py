@@ -89,7 +89,10 @@ def test_a_card_with_its_path_and_category_ids_it_does_not_know(tmp_path):
     [
         ("format: tfrecord\nsplits: {train: {}}", "format 'tfrecord'; expected one of coco, voc, yolo, masks"),
         ("format: voc", "splits None; expected at least one"),
-        ("format: voc\nsplits: {train: {lists: a}}", "split train: unknown key 'lists'; expected list"),
+        (
+            "format: voc\nsplits: {train: {lists: a}}",
+            "split train: unknown key 'lists'; expected annotations, images, list",
+        ),
         ("format: voc\nsplits: {train: {list: a}}\nclass: [a]", "unknown key 'class'"),
         ("format: voc\nsplits: {train: {list: a}}\nclasses: 3", "classes: 3; expected a list of names"),
         ("format: voc\nsplits: {train: {list: a}}\nclasses: [a, a]", "a occurs more than once"),

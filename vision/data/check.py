@@ -9,11 +9,12 @@ error    a file that is named but missing · a truncated or unreadable image · 
          without annotations
 warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
          (cut) · a repeated annotation id (both kept) · a negative area (used as it is) · a ring of under 3 points (left
-         out) · an image without a panoptic entry (left out) · a label file without an image, or a line of one that
-         repeats another (left out) · a segment without pixels · an image in train and in val
+         out) · an image without a panoptic entry, or of VOC without list and XML (left out) · a label file or XML that
+         no list names without an image, or a line that repeats another (left out) · a segment without pixels · an
+         image in train and in val
 note     images without objects · classes absent from a split · category ids with gaps · grey (three equal channels),
          16 bits (upper 8), alpha (dropped) · EXIF orientation (applied; not when the annotations are made for the
-         pixels as stored) · masks of 0 and 255 alone (255 is the second class) · masks without class names
+         pixels as stored) · masks of 0 and 255 alone (255 is the second class) · masks or YOLO files without names
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from vision.data.dataset import Dataset, count_labels
 from vision.data.image import image_size
 from vision.data.problem import DataError, Problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
+from vision.data.voc import has_boxes
 from vision.ops.open_image import open_image
 
 __all__ = ["CheckReport", "check_dataset", "inspect_dataset", "main_check", "report"]
@@ -129,7 +131,8 @@ def _views(card: Card, split: str) -> list[str | None]:
     if card.format == "coco" and {"annotations", "panoptic"} <= keys:
         return [None, "panoptic"]
     if card.format == "voc":
-        views = [task for task, key in (("detection", "list"), ("semantic", "segmentation_list")) if key in keys]
+        views = ["detection"] if has_boxes(card.splits[split]) else []
+        views += ["semantic"] if "segmentation_list" in keys else []
         objects = "semantic" in views and (card.root / "SegmentationObject").is_dir()
         return [*views, "instance"] if objects else views
     return [None]
