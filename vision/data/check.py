@@ -5,8 +5,8 @@ or mended; a note says how something unusual is read.
 
 error    a file that is named but missing · a truncated or unreadable image · an image of another size than annotated
          · an unknown category, class or image id · a repeated image id · a mask value or colour without a class · a
-         mask of another size than its image · a panoptic segment in the PNG that the JSON does not know · a split
-         without annotations
+         mask of another size than its image · a panoptic segment in the PNG that the JSON does not know · numbers of
+         YOLO that are pixels · a split without annotations
 warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
          (cut) · a repeated annotation id (both kept) · a negative area (used as it is) · a ring of under 3 points (left
          out) · an image without a panoptic entry, or of VOC without list and XML (left out) · a label file or XML that
@@ -23,7 +23,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -32,7 +32,7 @@ import numpy as np
 from vision.data.card import Card
 from vision.data.dataset import Dataset, count_labels
 from vision.data.image import image_size
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
 from vision.data.voc import has_boxes
 from vision.ops.open_image import open_image
@@ -109,7 +109,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
                 dataset = read_split(card, name, task)
             except DataError as error:
                 found.unreadable = True
-                found.problems.append(Problem("error", str(error), "", "unreadable", "see the message"))
+                found.problems.append(as_problem(error, str(error).partition(": ")[0], "what can be read"))
                 continue
             first, known = classes.setdefault(task, (name, dataset.classes.names))
             if dataset.classes.names != known:
@@ -180,7 +180,7 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
     try:
         dataset.image(index)
     except DataError as error:
-        yield Problem("error", path, "", str(error).removeprefix(f"{path}: "), "an image that can be used")
+        yield as_problem(error, path, "an image that can be used")
         return
     for value, expected in _unusual(path, dataset.size(index)):
         yield Problem("note", path, "", value, expected)
@@ -216,11 +216,11 @@ def _mask_problems(dataset: Dataset, index: int, counts: np.ndarray) -> list[Pro
         counts += count_labels(dataset.semantic(index), len(counts))
         return problems
     except DataError as error:
-        where = ""
+        problem = as_problem(error, path, "a mask that can be used")
         for what in ("value", "colour"):
             if dataset.class_masks is not None and f"mask {what} " in str(error):
-                where = f"{len(dataset.class_masks.unknown_values(index))} {what}(s)"
-        return [Problem("error", path, where, str(error).removeprefix(f"{path}: "), "a mask that can be used")]
+                problem = replace(problem, where=f"{len(dataset.class_masks.unknown_values(index))} {what}(s)")
+        return [problem]
 
 
 def _segment_problems(dataset: Dataset, index: int, path: str) -> list[Problem]:
@@ -249,8 +249,9 @@ def _of_the_split(dataset: Dataset, counts: np.ndarray, objects: bool) -> Iterab
         yield Problem("note", origin, "", value, f"any ids; labels are 0..{len(ids) - 1} in their order")
     if objects:
         for index in range(len(dataset)):
-            if dataset.annotations.start[index] == dataset.annotations.start[index + 1]:
-                path = str(dataset.image_path(index))
+            path = str(dataset.image_path(index))
+            empty = dataset.annotations.start[index] == dataset.annotations.start[index + 1]
+            if empty and os.path.exists(path):  # the reader tells of those that are missing
                 yield Problem("note", path, "", "no objects", "any number; used as an image without objects")
 
 

@@ -19,7 +19,7 @@ from vision.data.dataset import ClassMasks, Dataset
 from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
 from vision.data.image import image_size, read_index_mask
 from vision.data.pack import AnnotationsBuilder, PackedText
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.structures import ClassMap
 
 __all__ = ["read_masks", "value_table"]
@@ -50,7 +50,7 @@ def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
             builder.add_image(image, image_id, image_size(image))
             kept.append(mask)
         except DataError as error:
-            builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
+            builder.problems.append(as_problem(error, image, "an image"))
     class_masks = ClassMasks(PackedText(kept), table, colours)
     return Dataset(
         card.name, split, classes, ["semantic"], builder.finish(), problems=builder.problems, class_masks=class_masks

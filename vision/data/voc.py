@@ -25,7 +25,7 @@ from vision.data.dataset import ClassMasks, Dataset, SegmentMasks
 from vision.data.files import absolute_path, images_in, missing_files, read_lines
 from vision.data.image import image_size, read_index_mask
 from vision.data.pack import DEGENERATE, DIFFICULT, TRUNCATED, AnnotationsBuilder, PackedText
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.structures import ClassMap
 
 __all__ = ["VOC_CLASSES", "VocObject", "has_boxes", "parse_voc_xml", "read_voc"]
@@ -186,7 +186,7 @@ def _read_boxes(card: Card, split: str) -> Dataset:
             size, objects = parse_voc_xml(file)
             builder.add_image(paths[-1], stem, size or image_size(paths[-1]))
         except DataError as error:
-            builder.problems.append(Problem("error", str(file), "", str(error).removeprefix(f"{file}: "), "a VOC XML"))
+            builder.problems.append(as_problem(error, str(file), "a VOC XML"))
             continue
         for place, found in enumerate(objects, 1):
             if found.name not in labels:

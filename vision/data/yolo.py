@@ -3,9 +3,9 @@
 Rules. A label file is the image's path with the last `images` folder replaced by `labels`, unless a card names the
 folder of the labels · an image without one has no objects · 5 numbers are a box, an odd count from 7 up is a polygon
 `class x1 y1 x2 y2 ...`, all relative to the image · an object's number is its line · a class number that has no name,
-or a line of anything else, is an error · a line that repeats another of its file, and a label file without an image,
-are left out, with a warning · `../train/images` is looked for as `train/images` too (some exports) · where nothing
-names the classes they are "class 0" to the largest number in the files, with a note.
+a line of anything else, or one of pixels, is an error · a line that repeats another of its file, and a label file
+without an image, are left out, with a warning · `../train/images` is looked for as `train/images` too (some exports) ·
+where nothing names the classes they are "class 0" to the largest number in the files, with a note.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from vision.data.dataset import Dataset
 from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
 from vision.data.image import image_size
 from vision.data.pack import AnnotationsBuilder
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.data.segment import segment_area
 from vision.structures import ClassMap
 
 __all__ = ["card_of_data_yaml", "label_path", "read_yolo"]
+
+PIXELS_FROM = 2.0  # what passes the edge of an image, as far as boxes do, is a share below this
 
 
 def card_of_data_yaml(path: Path, content: Mapping[str, Any]) -> Card:
@@ -76,7 +78,7 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
         try:
             size = image_size(image)
         except DataError as error:
-            builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
+            builder.problems.append(as_problem(error, image, "an image"))
             continue
         builder.add_image(image, image_id, size)
         _add_lines(builder, labels, label_path(image), size)
@@ -193,6 +195,13 @@ def _add_line(
     if values[0] not in labels:
         expected = f"one of {len(labels)} class numbers ({min(labels)}..{max(labels)})"
         builder.problems.append(Problem("error", path, f"line {line}", f"class {values[0]:g}", expected))
+        return
+    if np.abs(values[1:]).max() > PIXELS_FROM:
+        value, expected = (
+            "numbers that look like pixels",
+            "shares of the image, 0..1; divide x by its width, y by its height",
+        )
+        builder.problems.append(Problem("error", path, f"line {line}", value, expected))
         return
     scale = np.array(size[::-1], np.float64)
     label = labels[int(values[0])]
