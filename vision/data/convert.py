@@ -37,16 +37,18 @@ STANDARD_SPLITS = ("train", "val", "test")
 
 @dataclass
 class ConversionReport:
-    """What was written: images and objects of each split, and what the format could not express, with its count."""
+    """What was written: images of each split and its objects (or what `unit` names), and what the format could not
+    express, with its count."""
 
     destination: Path
     format: str
     splits: dict[str, tuple[int, int]] = field(default_factory=dict)
     losses: Counter = field(default_factory=Counter)
+    unit: str = "objects"
 
     def __str__(self) -> str:
         lines = [f"{self.destination} ({self.format})"]
-        lines += [f"  {split}: {images} images, {objects} objects" for split, (images, objects) in self.splits.items()]
+        lines += [f"  {split}: {images} images, {count} {self.unit}" for split, (images, count) in self.splits.items()]
         lines += [f"  not kept: {count} x {what}" for what, count in self.losses.items()]
         return "\n".join(lines)
 
@@ -182,10 +184,12 @@ def _write(datasets: dict[str, Dataset], root: Path, to: str, images: ImageFiles
 
     writer = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "masks": write_masks}[to]
     if to == "coco" and not any(dataset.tasks & {"detection", "instance"} for dataset in datasets.values()):
-        writer = write_coco_semantic
+        writer, report.unit = write_coco_semantic, "classes of pixels in panoptic files"
+    if to == "masks":
+        report.unit = "classes of pixels"
     for split, dataset in datasets.items():
         objects = sum(len(dataset.target(index)) for index in range(len(dataset)))
-        report.splits[split] = (len(dataset), objects)
+        report.splits[split] = (len(dataset), objects if report.unit == "objects" else len(dataset.classes))
         flags = dataset.annotations.flags
         without_area = int(((flags & DEGENERATE) > 0).sum())
         if without_area:
