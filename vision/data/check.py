@@ -32,6 +32,7 @@ import numpy as np
 from vision.data.card import Card
 from vision.data.dataset import Dataset, count_labels
 from vision.data.image import image_size
+from vision.data.part import named_part, take_part
 from vision.data.problem import DataError, Problem, as_problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
 from vision.data.voc import has_boxes
@@ -60,7 +61,10 @@ class CheckReport:
 
 
 def check_dataset(data: str | Path, split: str | None = None) -> list[Problem]:
-    """All problems of all splits (or of one), images and masks decoded. DataError when there is no such data set."""
+    """All problems of all splits (or of one, or a part of one as "train:80%"), images and masks decoded.
+
+    DataError when there is no such data set.
+    """
     return inspect_dataset(data, split).problems
 
 
@@ -100,6 +104,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         found.splits.append(f"{data}: {len(dataset)} generated images, nothing to check")
         return found
     card = find_card(data)
+    split, share = named_part(split)
     images: dict[str, set[str]] = {}
     classes: dict[str | None, tuple[str, tuple[str, ...]]] = {}  # by task: the first split and its classes
     decoded: set[str] = set()  # images of several splits or tasks are looked at once
@@ -107,6 +112,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         for task in _views(card, name):
             try:
                 dataset = read_split(card, name, task)
+                dataset = dataset if share is None else take_part(dataset, share)
             except DataError as error:
                 found.unreadable = True
                 found.problems.append(as_problem(error, str(error).partition(": ")[0], "what can be read"))
