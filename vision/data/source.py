@@ -53,6 +53,7 @@ def open_dataset(data: str | Path, split: str | None = None, task: str | None = 
     enough = {"semantic", "instance"} if task == "multilabel" else {task}
     if task is not None and not enough & dataset.tasks:
         raise DataError(f"{data}: annotations for {', '.join(sorted(dataset.tasks))}; the model needs {task}")
+    dataset.task = task
     return dataset
 
 
