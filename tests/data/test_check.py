@@ -188,6 +188,16 @@ def test_bccd_has_its_two_degenerate_boxes_and_nothing_else(real_data):
     ]
 
 
+def test_notes_of_one_kind_are_one_line_and_count_once(tmp_path):
+    path = yolo_folder(tmp_path, {f"{k:02d}": "0 0.5 0.5 0.4 0.4\n1 0.5 0.5 0.1 0.1" for k in range(30)})
+    for image in (tmp_path / "images" / "train").iterdir():
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(image)
+    found = inspect_dataset(path)
+    *_, line, counts = report(found).splitlines()
+    assert line.endswith("00.png: grey image; expected colour; read as three equal channels (and 29 more like this)")
+    assert (counts, found.count("note")) == ("0 errors, 0 warnings, 1 notes", 30)
+
+
 @pytest.mark.parametrize("data", ["annotations/instances_val2017.json", "data.yaml"])
 def test_coco256_has_its_grey_and_empty_images(real_data, data):
     problems = found(real_data("coco256") / data, split="val")

@@ -78,9 +78,11 @@ def main_check(data: str | Path, split: str | None = None, stream: TextIO | None
 
 
 def report(found: CheckReport) -> str:
-    """The report as text: the splits, the problems by severity, and their number."""
+    """The report as text: the splits, the problems by severity, and their number; many notes alike are one."""
     lines = list(found.splits)
+    told_of: dict[str, int] = {}
     for severity in ("error", "warning", "note"):
+        before = len(lines)
         chosen = [problem for problem in found.problems if problem.severity == severity]
         kinds = Counter((problem.value, problem.expected) for problem in chosen)
         told: Counter = Counter()
@@ -91,8 +93,9 @@ def report(found: CheckReport) -> str:
                 continue  # the first of many alike speaks for them
             more = f" (and {kinds[kind] - 1} more like this)" if severity == "note" and kinds[kind] > 3 else ""
             lines.append(f"{severity:8s} {problem}{more}")
+        told_of[severity] = len(lines) - before
     lines = _shortened(lines)
-    counts = ", ".join(f"{found.count(severity)} {severity}s" for severity in ("error", "warning", "note"))
+    counts = ", ".join(f"{count} {severity}s" for severity, count in told_of.items())
     return "\n".join([*lines, counts]) + "\n"
 
 
