@@ -162,8 +162,8 @@ def test_an_image_without_its_mask_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ("voc beside", "yolo beside", r"VOC \(\.\), YOLO \(\.\).*\{format: voc, splits: \{train: \{images: \., annot"),
-        ("yolo", "masks", r"YOLO \(images, labels\), masks \(images, masks\); .*\{format: yolo, splits"),
+        ("voc beside", "yolo beside", r"VOC \(\.\), YOLO \(\.\).*format: voc, splits: \{train: \{images: \., annot"),
+        ("yolo", "masks", r"YOLO \(images, labels\), masks \(images, masks\); .*format: yolo, splits"),
         ("coco", "masks", r"COCO \(annotations\.json\), masks \(images, masks\)"),
     ],
 )
@@ -196,11 +196,34 @@ def test_what_is_said_of_a_folder_that_is_no_data_set(tmp_path, files, message):
         open_dataset(write(tmp_path, files))
 
 
+def test_one_json_an_image_is_told_from_coco(tmp_path):
+    files = {f"{stem}.{suffix}": {"shapes": []} for stem in "abcd" for suffix in ("jpg", "json")}
+    with pytest.raises(
+        DataError, match=r"found 4 \.jpg and 4 \.json in it\. JSON files of one image each are not read"
+    ):
+        open_dataset(write(tmp_path, files))
+
+
+def test_a_yaml_of_yolo_by_any_name(tmp_path):
+    text = "path: .\ntrain: images\nnames: [cat, dog]\n"
+    write(tmp_path, UNDIVIDED["yolo"] | {"blood.yaml": text, "hyp.yaml": "lr0: 0.01\n"})
+    assert open_dataset(tmp_path).classes.names == ("cat", "dog")
+
+
 @pytest.mark.parametrize("below", ["JPEGImages", "Annotations"])
 def test_a_folder_of_a_data_set_names_the_one_above(tmp_path, below):
     write(tmp_path, UNDIVIDED["voc"])
     with pytest.raises(DataError, match=rf"the folder above, {tmp_path}, is one \(VOC\): name that"):
         open_dataset(tmp_path / below)
+
+
+def test_a_folder_that_a_card_names_tells_of_the_one_above(tmp_path):
+    write(tmp_path, whole("truth/{0}.png", MASK, "photos/{0}.jpg"))
+    (tmp_path / "card.yaml").write_text("format: masks\nsplits: {train: {images: photos, masks: truth}}\n")
+    with pytest.raises(DataError, match=r"is one \(masks\): name that"):
+        open_dataset(tmp_path / "photos")
+    with pytest.raises(DataError, match="an empty data set"):
+        open_dataset(write(tmp_path, {"other/a.csv": "x"}) / "other")
 
 
 def test_pictures_beside_a_folder_do_not_make_it_a_part_of_them(tmp_path):

@@ -118,8 +118,8 @@ def _voc_layout(root: Path) -> Card | None:
 
 
 def _yolo_layout(root: Path) -> Card | None:
-    for path in (root / "data.yaml", root / "dataset.yaml"):
-        if path.is_file():
+    for path in (root / "data.yaml", root / "dataset.yaml", *sorted((*root.glob("*.yaml"), *root.glob("*.yml")))):
+        if path.is_file() and (path.stem in ("data", "dataset") or {"names", "train"} <= set(read_yaml(path))):
             return card_of_file(path)
     return None
 
