@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,15 @@ class _Layout:
         self.xml = card.entry(split, "annotations") or self.root / "Annotations"
         self.images = card.entry(split, "images") or self.root / "JPEGImages"
         self.recursive = self.images != self.xml
-        self.suffixes: dict[str, str] = {}
-        if self.images.is_dir():
-            for path in images_in(self.images, self.recursive):
-                stem, suffix = os.path.splitext(os.path.relpath(path, self.images))
-                self.suffixes.setdefault(stem, suffix)
+
+    @cached_property
+    def suffixes(self) -> dict[str, str]:
+        """The suffix of each image by its name."""
+        found: dict[str, str] = {}
+        for path in images_in(self.images, self.recursive) if self.images.is_dir() else ():
+            stem, suffix = os.path.splitext(os.path.relpath(path, self.images))
+            found.setdefault(stem, suffix)
+        return found
 
     def xml_files(self) -> list[Path]:
         return sorted(self.xml.rglob("*.xml") if self.recursive else self.xml.glob("*.xml"))
@@ -159,8 +164,8 @@ def _classes(card: Card, layout: _Layout) -> ClassMap:
     if card.classes is not None:
         return card.classes
     names: set[str] = set()
-    layouts = [_Layout(card, split) for split in card.splits]
-    for path in dict.fromkeys(path for other in layouts for path in other.xml_files()):
+    by_folder = {other.xml: other for other in (_Layout(card, split) for split in card.splits)}
+    for path in (path for other in by_folder.values() for path in other.xml_files()):
         try:
             names |= {found.name for found in parse_voc_xml(path)[1]}
         except DataError:
