@@ -78,7 +78,8 @@ def test_a_card_with_its_path_and_category_ids_it_does_not_know(tmp_path):
     card = tmp_path / "pets.yaml"
     text = "format: coco\npath: data\nsplits: {train: {annotations: annotations/instances_train.json}}\nclasses: "
     card.write_text(text + "{3: feline, 90: hound}")
-    assert open_dataset(card).classes.names == ("feline", "hound")
+    dataset = open_dataset(card)
+    assert (dataset.name, dataset.classes.names) == ("pets", ("feline", "hound"))  # the file's name where it has none
     card.write_text(text + "{3: feline}")
     with pytest.raises(DataError, match=r"annotation 12: category_id 90; expected one of 1 ids .*pets\.yaml"):
         open_dataset(card)
@@ -89,7 +90,10 @@ def test_a_card_with_its_path_and_category_ids_it_does_not_know(tmp_path):
     [
         ("format: tfrecord\nsplits: {train: {}}", "format 'tfrecord'; expected one of coco, voc, yolo, masks"),
         ("format: voc", "splits None; expected at least one"),
-        ("format: voc\nsplits: {train: {lists: a}}", "split train: unknown key 'lists'; expected list"),
+        (
+            "format: voc\nsplits: {train: {lists: a}}",
+            "split train: unknown key 'lists'; expected annotations, images, list",
+        ),
         ("format: voc\nsplits: {train: {list: a}}\nclass: [a]", "unknown key 'class'"),
         ("format: voc\nsplits: {train: {list: a}}\nclasses: 3", "classes: 3; expected a list of names"),
         ("format: voc\nsplits: {train: {list: a}}\nclasses: [a, a]", "a occurs more than once"),

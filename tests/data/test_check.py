@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from layouts import coco_content, coco_folder, mask_folder, save_image, voc_folder, yolo_folder
+from layouts import coco_content, coco_folder, mask_folder, save_image, voc_folder, voc_xml, yolo_folder
 from PIL import Image
 from test_coco import panoptic_folder
 
@@ -17,6 +17,14 @@ def found(data, severity=None, split=None):
     """(file name, where, value) of each problem of a severity."""
     problems = check_dataset(data, split)
     return [(p.file.rpartition("/")[2], p.where, p.value) for p in problems if severity in (None, p.severity)]
+
+
+def check_each_line_says_once_what_was_expected(data):
+    lines = [str(problem) for problem in check_dataset(data)]
+    assert lines
+    assert [line for line in lines if line.count("expected") != 1] == []
+    places = [line.partition(": ")[0] for line in lines]  # nor is the file named twice
+    assert [line for line, place in zip(lines, places) if line.count(f"{place.partition(', ')[0]}: ") > 1] == []
 
 
 def test_a_sound_data_set_has_notes_alone(tmp_path):
@@ -71,7 +79,9 @@ def test_images_that_cannot_be_used(tmp_path):
     assert "gone.jpg does not exist" in errors[0][2]
     assert "truncated" in errors[1][2]
     assert "empty file" in errors[2][2]
-    assert "30x21 pixels; expected 30x20" in errors[3][2]
+    assert "30x21 pixels" in errors[3][2]
+    assert [file for file, _, value in found(tmp_path) if value == "no objects"] == []  # also of the missing image
+    check_each_line_says_once_what_was_expected(tmp_path)
 
 
 def test_unusual_images_are_noted(tmp_path):
@@ -111,9 +121,11 @@ def test_masks(tmp_path):
     (tmp_path / "masks" / "c.png").write_bytes(b"no png")
     errors = found(tmp_path, "error")
     assert [file for file, _, _ in errors] == ["a.png", "b.png", "c.png"]
-    assert "mask value 9; expected 0 to 3, 255" in errors[0][2]
+    assert "mask value 9" in errors[0][2]
+    assert "a.png, 1 value(s): mask value 9; expected 0 to 3, 255; mend" in report(inspect_dataset(tmp_path))
     assert "8x6 pixels beside an image of 9x6" in errors[1][2]
     assert "cannot be read" in errors[2][2]
+    check_each_line_says_once_what_was_expected(tmp_path)
     (tmp_path / "masks" / "a.png").unlink()
     assert "does not exist" in found(tmp_path, "error")[0][2]
 
@@ -147,6 +159,7 @@ def test_what_cannot_be_read_at_all(tmp_path, name, text):
     voc_folder(tmp_path, {"a": [("dog", 1, 1, 5, 5)]})
     (tmp_path / name).write_text(text)
     assert inspect_dataset(tmp_path).exit_code == 2
+    check_each_line_says_once_what_was_expected(tmp_path)
 
 
 def test_no_data_set(tmp_path):
@@ -173,6 +186,16 @@ def test_bccd_has_its_two_degenerate_boxes_and_nothing_else(real_data):
         ("BloodImage_00343.xml", "object 4", "box 180 328 181 329"),
         ("BloodImage_00338.xml", "object 13", "box 503 336 504 337"),
     ]
+
+
+def test_notes_of_one_kind_are_one_line_and_count_once(tmp_path):
+    path = yolo_folder(tmp_path, {f"{k:02d}": "0 0.5 0.5 0.4 0.4\n1 0.5 0.5 0.1 0.1" for k in range(30)})
+    for image in (tmp_path / "images" / "train").iterdir():
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(image)
+    found = inspect_dataset(path)
+    *_, line, counts = report(found).splitlines()
+    assert line.endswith("00.png: grey image; expected colour; read as three equal channels (and 29 more like this)")
+    assert (counts, found.count("note")) == ("0 errors, 0 warnings, 1 notes", 30)
 
 
 @pytest.mark.parametrize("data", ["annotations/instances_val2017.json", "data.yaml"])
@@ -231,3 +254,15 @@ def test_inks_are_noted(tmp_path):
     Image.fromarray(np.zeros((20, 30, 4), np.uint8), "CMYK").save(tmp_path / "images" / "train" / "a.jpg")
     (tmp_path / "images" / "train" / "a.png").unlink()
     assert [value for _, _, value in found(path)] == ["CMYK image"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [("<kml/>", ""), (voc_xml([("dog", 1, 1, 5, 5), ("dog", "x", 1, 5, 5)]), "object 2")],
+)
+def test_an_xml_that_is_wrong_is_told_once(tmp_path, text, where):
+    voc_folder(tmp_path, {"a": [("dog", 1, 1, 5, 5)], "b": [("dog", 1, 1, 5, 5)]})
+    (tmp_path / "Annotations" / "a.xml").write_text(text)
+    ((file, place, _),) = found(tmp_path, "error")
+    assert (file, place) == ("a.xml", where)
+    check_each_line_says_once_what_was_expected(tmp_path)

@@ -165,6 +165,7 @@ def test_semantic_masks_become_stuff_of_coco(tmp_path, count):
     mask_folder(tmp_path / "a", {"x": values, "y": values * 0}, [f"c{k}" for k in range(count)])
     report = convert(tmp_path / "a", tmp_path / "b", "coco")
     assert not report.losses
+    assert str(report).splitlines()[1:] == [f"  train: 2 images, {count} classes of pixels in panoptic files"]
     ours, theirs = open_dataset(tmp_path / "a"), open_dataset(tmp_path / "b", task="semantic")
     assert theirs.classes.names == ours.classes.names
     assert not any(theirs.classes.things)

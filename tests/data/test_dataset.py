@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import coco_folder, save_image, voc_folder
+from layouts import coco_folder, mask_folder, save_image, voc_folder
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from vision.data import DataError, open_dataset
 from vision.data.pack import AnnotationsBuilder, PackedText, pack_coordinates
@@ -131,3 +132,33 @@ def test_shapes_by_name():
     dataset = open_dataset("shapes:count=15,size=64,seed=5", "val")  # a fifth of the training images
     assert (len(dataset), dataset.size(0), dataset.split) == (3, (64, 64), "val")
     assert open_dataset("shapes:count=1,size=64", task="semantic").classes.names[0] == "background"
+
+
+@pytest.mark.parametrize(
+    ("data", "task", "fields"),
+    [
+        ("coco", None, {"masks"}),
+        ("coco", "detection", set()),
+        ("coco", "instance", {"masks"}),
+        ("coco", "semantic", {"semantic"}),
+        ("coco", "multilabel", {"masks"}),
+        ("masks", None, {"semantic"}),
+        ("masks", "multilabel", {"semantic"}),
+        ("shapes:count=2,size=64", None, {"masks"}),
+        ("shapes:count=2,size=64", "detection", set()),
+        ("shapes:count=2,size=64", "semantic", {"semantic"}),
+    ],
+)
+def test_torch_loads_what_the_task_needs(tmp_path, data, task, fields):
+    if data == "coco":
+        data = coco_folder(tmp_path)
+    elif data == "masks":
+        data = mask_folder(tmp_path, dict.fromkeys("ab", np.zeros((6, 8), np.uint8)), ["sky"])
+    dataset = open_dataset(data, task=task)
+    ((first, second),) = DataLoader(dataset, batch_size=2, collate_fn=list)
+    for sample, index in ((first, 0), (second, 1), (dataset[-1], 1)):
+        assert {name for name in ("masks", "semantic") if getattr(sample.target, name) is not None} == fields
+        np.testing.assert_array_equal(sample.image, dataset.image(index))
+    assert len(list(dataset)) == 2
+    with pytest.raises(IndexError):
+        dataset[2]

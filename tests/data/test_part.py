@@ -1,10 +1,14 @@
 """Parts of a split: the same images everywhere, all of them once, with everything that is known of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from layouts import coco_content, coco_folder, mask_folder, voc_folder, yolo_folder
 
 from vision.data import DataError, open_dataset
+from vision.data.check import inspect_dataset
+from vision.data.convert import convert
 from vision.data.part import named_part
 
 TRIANGLE = "0 0.1 0.1 0.5 0.1 0.5 0.8"
@@ -81,6 +85,20 @@ def test_a_part_hangs_on_the_names_of_the_files_alone(tmp_path):
     assert len(names[0]) == 10
 
 
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo", "masks"])
+def test_check_and_convert_take_parts(kind, tmp_path):
+    data = folders(kind, tmp_path / "whole")
+    part = open_dataset(data, "train:-30%")
+    found = inspect_dataset(data, "train:-30%")
+    assert [line.partition("; ")[0].partition(" (")[0] for line in found.splits] == [f"{part.name} train:-30%"]
+    assert ": 3 images; " in found.splits[0]
+    images = {str(part.image_path(index)) for index in range(len(part))}
+    assert {problem.file for problem in found.problems if problem.value == "no objects"} <= images
+    convert(data, tmp_path / "new", kind, "train:-30%")
+    new = open_dataset(tmp_path / "new", "train")
+    assert {new.image_path(index).stem for index in range(len(new))} == {Path(image).stem for image in images}
+
+
 @pytest.mark.parametrize("split", ["train:80", "train:0%", "train:100%", "train:half", "train:-0.5%", "train:"])
 def test_what_is_no_share_is_refused(split):
     with pytest.raises(DataError, match="expected a share of 1 to 99 per cent"):
@@ -92,3 +110,5 @@ def test_an_empty_part_and_a_part_of_generated_images(tmp_path):
         open_dataset(coco_folder(tmp_path), "train:5%")
     with pytest.raises(DataError, match="generated split; give its `count` instead"):
         open_dataset("shapes", "train:50%")
+    with pytest.raises(DataError, match="generated split; give its `count` instead"):
+        convert("shapes", tmp_path / "new", "coco", "train:50%")

@@ -43,6 +43,11 @@ def test_polygons_are_instance_masks(tmp_path):
         ("0 0.5 0.5 0.2 0.2 0.1", "line 2"),
         ("0 0.5 0.5 0.2 nan", "line 2"),
         ("cat 0.5 0.5 0.2 0.2", "line 2"),
+        (
+            "0 15 10 6 4",
+            r"line 2: numbers that look like pixels; expected shares of the image, 0\.\.1; divide",
+        ),
+        ("0 3 5 15 5 15 15", "line 2: numbers that look like pixels"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, line, message):

@@ -10,9 +10,11 @@
 
 A built-in card has no path: `--data NAME=FOLDER` gives it, else $VISION_DATA/NAME or ./data/NAME is taken.
 Keys of a split. coco: images (folder), annotations (JSON), panoptic (JSON), panoptic_masks (folder). voc: list,
-segmentation_list, segmentation_masks (folder of the class masks; default: SegmentationClass). yolo: images (folder,
-list file, or several). masks: list (`image mask` a line), or images and masks (folders; with image_suffix and
-mask_suffix, what follows the part of the names that a pair has in common).
+segmentation_list, segmentation_masks (folder of the class masks; default: SegmentationClass), images and annotations
+(folders; default: JPEGImages and Annotations); without a list the images that have an XML. yolo: images (folder, list
+file, or several), labels (folder; beside one folder of images). masks: list (`image mask` a line), or images and masks
+(folders; with image_suffix and mask_suffix, what follows the part of the names that a pair has in common).
+Where images and annotations are one folder, the folders below it are not looked into.
 masks: a value is the class of that id, 255 is ignored; `values: {value: class name or ignore}` adds to that. Masks in
 colours: `colours: {R G B: class name or ignore}`, several for a class where it has several.
 """
@@ -33,8 +35,8 @@ __all__ = ["Card", "built_in_cards", "read_card"]
 
 SPLIT_KEYS = {
     "coco": {"images", "annotations", "panoptic", "panoptic_masks"},
-    "voc": {"list", "segmentation_list", "segmentation_masks"},
-    "yolo": {"images"},
+    "voc": {"list", "segmentation_list", "segmentation_masks", "images", "annotations"},
+    "yolo": {"images", "labels"},
     "masks": {"list", "images", "masks", "image_suffix", "mask_suffix"},
 }
 CARD_KEYS = {

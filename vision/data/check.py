@@ -5,15 +5,16 @@ or mended; a note says how something unusual is read.
 
 error    a file that is named but missing · a truncated or unreadable image · an image of another size than annotated
          · an unknown category, class or image id · a repeated image id · a mask value or colour without a class · a
-         mask of another size than its image · a panoptic segment in the PNG that the JSON does not know · a split
-         without annotations
+         mask of another size than its image · a panoptic segment in the PNG that the JSON does not know · numbers of
+         YOLO that are pixels · a split without annotations
 warning  a box without an area, or outside of the image (left out) · a box that passes the edge by more than a pixel
          (cut) · a repeated annotation id (both kept) · a negative area (used as it is) · a ring of under 3 points (left
-         out) · an image without a panoptic entry (left out) · a label file without an image, or a line of one that
-         repeats another (left out) · a segment without pixels · an image in train and in val
+         out) · an image without a panoptic entry, or of VOC without list and XML (left out) · a label file or XML that
+         no list names without an image, or a line that repeats another (left out) · a segment without pixels · an
+         image in train and in val
 note     images without objects · classes absent from a split · category ids with gaps · grey (three equal channels),
          16 bits (upper 8), alpha (dropped) · EXIF orientation (applied; not when the annotations are made for the
-         pixels as stored) · masks of 0 and 255 alone (255 is the second class) · masks without class names
+         pixels as stored) · masks of 0 and 255 alone (255 is the second class) · masks or YOLO files without names
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -31,8 +32,10 @@ import numpy as np
 from vision.data.card import Card
 from vision.data.dataset import Dataset, count_labels
 from vision.data.image import image_size
-from vision.data.problem import DataError, Problem
+from vision.data.part import named_part, take_part
+from vision.data.problem import DataError, Problem, as_problem
 from vision.data.source import find_card, open_dataset, read_split, split_name, splits_present
+from vision.data.voc import has_boxes
 from vision.ops.open_image import open_image
 
 __all__ = ["CheckReport", "check_dataset", "inspect_dataset", "main_check", "report"]
@@ -58,7 +61,10 @@ class CheckReport:
 
 
 def check_dataset(data: str | Path, split: str | None = None) -> list[Problem]:
-    """All problems of all splits (or of one), images and masks decoded. DataError when there is no such data set."""
+    """All problems of all splits (or of one, or a part of one as "train:80%"), images and masks decoded.
+
+    DataError when there is no such data set.
+    """
     return inspect_dataset(data, split).problems
 
 
@@ -72,9 +78,11 @@ def main_check(data: str | Path, split: str | None = None, stream: TextIO | None
 
 
 def report(found: CheckReport) -> str:
-    """The report as text: the splits, the problems by severity, and their number."""
+    """The report as text: the splits, the problems by severity, and their number; many notes alike are one."""
     lines = list(found.splits)
+    told_of: dict[str, int] = {}
     for severity in ("error", "warning", "note"):
+        before = len(lines)
         chosen = [problem for problem in found.problems if problem.severity == severity]
         kinds = Counter((problem.value, problem.expected) for problem in chosen)
         told: Counter = Counter()
@@ -85,8 +93,9 @@ def report(found: CheckReport) -> str:
                 continue  # the first of many alike speaks for them
             more = f" (and {kinds[kind] - 1} more like this)" if severity == "note" and kinds[kind] > 3 else ""
             lines.append(f"{severity:8s} {problem}{more}")
+        told_of[severity] = len(lines) - before
     lines = _shortened(lines)
-    counts = ", ".join(f"{found.count(severity)} {severity}s" for severity in ("error", "warning", "note"))
+    counts = ", ".join(f"{count} {severity}s" for severity, count in told_of.items())
     return "\n".join([*lines, counts]) + "\n"
 
 
@@ -98,6 +107,7 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         found.splits.append(f"{data}: {len(dataset)} generated images, nothing to check")
         return found
     card = find_card(data)
+    split, share = named_part(split)
     images: dict[str, set[str]] = {}
     classes: dict[str | None, tuple[str, tuple[str, ...]]] = {}  # by task: the first split and its classes
     decoded: set[str] = set()  # images of several splits or tasks are looked at once
@@ -105,9 +115,10 @@ def inspect_dataset(data: str | Path, split: str | None = None) -> CheckReport:
         for task in _views(card, name):
             try:
                 dataset = read_split(card, name, task)
+                dataset = dataset if share is None else take_part(dataset, share)
             except DataError as error:
                 found.unreadable = True
-                found.problems.append(Problem("error", str(error), "", "unreadable", "see the message"))
+                found.problems.append(as_problem(error, str(error).partition(": ")[0], "what can be read"))
                 continue
             first, known = classes.setdefault(task, (name, dataset.classes.names))
             if dataset.classes.names != known:
@@ -129,7 +140,8 @@ def _views(card: Card, split: str) -> list[str | None]:
     if card.format == "coco" and {"annotations", "panoptic"} <= keys:
         return [None, "panoptic"]
     if card.format == "voc":
-        views = [task for task, key in (("detection", "list"), ("semantic", "segmentation_list")) if key in keys]
+        views = ["detection"] if has_boxes(card.splits[split]) else []
+        views += ["semantic"] if "segmentation_list" in keys else []
         objects = "semantic" in views and (card.root / "SegmentationObject").is_dir()
         return [*views, "instance"] if objects else views
     return [None]
@@ -177,7 +189,7 @@ def _image_problems(dataset: Dataset, index: int) -> Iterator[Problem]:
     try:
         dataset.image(index)
     except DataError as error:
-        yield Problem("error", path, "", str(error).removeprefix(f"{path}: "), "an image that can be used")
+        yield as_problem(error, path, "an image that can be used")
         return
     for value, expected in _unusual(path, dataset.size(index)):
         yield Problem("note", path, "", value, expected)
@@ -213,11 +225,11 @@ def _mask_problems(dataset: Dataset, index: int, counts: np.ndarray) -> list[Pro
         counts += count_labels(dataset.semantic(index), len(counts))
         return problems
     except DataError as error:
-        where = ""
+        problem = as_problem(error, path, "a mask that can be used")
         for what in ("value", "colour"):
             if dataset.class_masks is not None and f"mask {what} " in str(error):
-                where = f"{len(dataset.class_masks.unknown_values(index))} {what}(s)"
-        return [Problem("error", path, where, str(error).removeprefix(f"{path}: "), "a mask that can be used")]
+                problem = replace(problem, where=f"{len(dataset.class_masks.unknown_values(index))} {what}(s)")
+        return [problem]
 
 
 def _segment_problems(dataset: Dataset, index: int, path: str) -> list[Problem]:
@@ -246,8 +258,9 @@ def _of_the_split(dataset: Dataset, counts: np.ndarray, objects: bool) -> Iterab
         yield Problem("note", origin, "", value, f"any ids; labels are 0..{len(ids) - 1} in their order")
     if objects:
         for index in range(len(dataset)):
-            if dataset.annotations.start[index] == dataset.annotations.start[index + 1]:
-                path = str(dataset.image_path(index))
+            path = str(dataset.image_path(index))
+            empty = dataset.annotations.start[index] == dataset.annotations.start[index + 1]
+            if empty and os.path.exists(path):  # the reader tells of those that are missing
                 yield Problem("note", path, "", "no objects", "any number; used as an image without objects")
 
 

@@ -26,6 +26,7 @@ from vision.data.dataset import Dataset
 from vision.data.image import image_size, write_as_stored
 from vision.data.pack import DEGENERATE, STUFF
 from vision.data.paint import with_semantic_masks
+from vision.data.part import named_part
 from vision.data.problem import DataError
 from vision.data.source import find_card, open_dataset, split_name, splits_present
 
@@ -37,16 +38,18 @@ STANDARD_SPLITS = ("train", "val", "test")
 
 @dataclass
 class ConversionReport:
-    """What was written: images and objects of each split, and what the format could not express, with its count."""
+    """What was written: images of each split and its objects (or what `unit` names), and what the format could not
+    express, with its count."""
 
     destination: Path
     format: str
     splits: dict[str, tuple[int, int]] = field(default_factory=dict)
     losses: Counter = field(default_factory=Counter)
+    unit: str = "objects"
 
     def __str__(self) -> str:
         lines = [f"{self.destination} ({self.format})"]
-        lines += [f"  {split}: {images} images, {objects} objects" for split, (images, objects) in self.splits.items()]
+        lines += [f"  {split}: {images} images, {count} {self.unit}" for split, (images, count) in self.splits.items()]
         lines += [f"  not kept: {count} x {what}" for what, count in self.losses.items()]
         return "\n".join(lines)
 
@@ -96,7 +99,8 @@ def convert(
 ) -> ConversionReport:
     """Writes `source` (as for `open_dataset`) to the new folder `destination` in the format `to`.
 
-    split: one split (default: train, val and test, as far as there are any) · copy: "link" or "copy" the image files ·
+    split: one split, or a part of one as "train:80%", which is written under the split's own name (default: train, val
+    and test, as far as there are any) · copy: "link" or "copy" the image files ·
     task: "detection" leaves instance masks behind, "semantic" takes the semantic masks where there are several kinds.
     The folder appears when it is complete, or not at all. DataError when it exists, or the source cannot be expressed.
     """
@@ -125,6 +129,8 @@ def convert(
 def _convert_generated(spec: str, destination: Path, to: str, split: str | None, task: str | None) -> ConversionReport:
     from vision.data.write_generated import write_generated
 
+    if split:
+        open_dataset(spec, split)  # refuses what is no split, or a part of one
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as folder:
         files = Path(folder) / "shapes"  # the folder's name becomes the data set's
@@ -134,11 +140,13 @@ def _convert_generated(spec: str, destination: Path, to: str, split: str | None,
 
 def _open_splits(source: str | Path, split: str | None, to: str, task: str | None) -> dict[str, Dataset]:
     card = find_card(source)
+    split, share = named_part(split)
     names = [split_name(card, split, source)] if split else splits_present(card)
     names = [name for name in names if name in STANDARD_SPLITS] or names
     if to == "masks" and task is None:
         task = _mask_task(source, names[0])
-    datasets = {name: open_dataset(source, name, task) for name in names}
+    part = "" if share is None else f":{share}%"
+    datasets = {name: open_dataset(source, name + part, task) for name in names}
     if to == "masks":
         datasets = {name: with_semantic_masks(dataset) for name, dataset in datasets.items()}
     if task == "detection":
@@ -182,10 +190,12 @@ def _write(datasets: dict[str, Dataset], root: Path, to: str, images: ImageFiles
 
     writer = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "masks": write_masks}[to]
     if to == "coco" and not any(dataset.tasks & {"detection", "instance"} for dataset in datasets.values()):
-        writer = write_coco_semantic
+        writer, report.unit = write_coco_semantic, "classes of pixels in panoptic files"
+    if to == "masks":
+        report.unit = "classes of pixels"
     for split, dataset in datasets.items():
         objects = sum(len(dataset.target(index)) for index in range(len(dataset)))
-        report.splits[split] = (len(dataset), objects)
+        report.splits[split] = (len(dataset), objects if report.unit == "objects" else len(dataset.classes))
         flags = dataset.annotations.flags
         without_area = int(((flags & DEGENERATE) > 0).sum())
         if without_area:

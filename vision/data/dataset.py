@@ -84,9 +84,9 @@ class SegmentMasks:
 class Dataset:
     """Images and targets of one split. Readers build it; `open_dataset` finds the right reader.
 
-    classes · tasks: what the annotations serve ("detection", "instance", "semantic", "panoptic") · split · name ·
-    problems: everything that was left out, mended or unusual. Objects without an area are in `annotations` but not in
-    targets. Safe to fork: all annotations are in a few arrays.
+    classes · tasks: what the annotations serve ("detection", "instance", "semantic", "panoptic") · task: the one it was
+    opened for, if any · split · name · problems: everything that was left out, mended or unusual. Objects without
+    an area are in `annotations` but not in targets. Safe to fork: all annotations are in a few arrays.
     """
 
     def __init__(
@@ -106,9 +106,20 @@ class Dataset:
         self.annotations = annotations
         self.problems = list(problems)
         self.class_masks, self.segment_masks = class_masks, segment_masks
+        self.task: str | None = None
 
     def __len__(self) -> int:
         return len(self.annotations.sizes)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample with what its task needs, or with all that there is; torch's DataLoader takes the data set with a
+        `collate_fn` of yours. IndexError past the end."""
+        asked = self.tasks if self.task is None else {self.task}
+        return self.sample(
+            range(len(self))[index],
+            masks=bool(asked & {"instance", "panoptic", "multilabel"}) and "instance" in self.tasks,
+            semantic=bool(asked & {"semantic", "panoptic", "multilabel"}) and "semantic" in self.tasks,
+        )
 
     def __repr__(self) -> str:
         tasks = ", ".join(sorted(self.tasks))

@@ -2,8 +2,8 @@
 
 Rules. A mask has one channel or a palette; its values are class numbers, 255 is ignored, any other value without a
 class is an error · where a card has `colours` masks are in colours, and one without a class is an error · names come
-from the card or from classes.txt (a line a class); without them the values that occur are the classes · masks of 0 and
-255 alone are binary: 255 is the second class, with a note, unless a card has `values`.
+from the card or from classes.txt (a line a class); without them the values that occur in some split are the classes ·
+masks of 0 and 255 alone are binary: 255 is the second class, with a note, unless a card has `values`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vision.data.dataset import ClassMasks, Dataset
 from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
 from vision.data.image import image_size, read_index_mask
 from vision.data.pack import AnnotationsBuilder, PackedText
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.structures import ClassMap
 
 __all__ = ["read_masks", "value_table"]
@@ -42,14 +42,15 @@ def read_masks(card: Card, split: str, task: str | None = None) -> Dataset:
             f"{builder.problems[0].file}: {builder.problems[0].value}, nor does any other pair; check the paths"
         )
     colours = np.array(sorted(card.colours), np.int32) if card.colours else None
-    classes, table = _meaning(card, [mask for _, mask in pairs], origin, builder.problems)
+    looked_at = [mask for _, mask in pairs] if card.classes else _masks_of_all_splits(card)
+    classes, table = _meaning(card, looked_at, origin, builder.problems)
     kept = []
     for (image, mask), image_id in zip(pairs, image_ids([image for image, _ in pairs])):
         try:
             builder.add_image(image, image_id, image_size(image))
             kept.append(mask)
         except DataError as error:
-            builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
+            builder.problems.append(as_problem(error, image, "an image"))
     class_masks = ClassMasks(PackedText(kept), table, colours)
     return Dataset(
         card.name, split, classes, ["semantic"], builder.finish(), problems=builder.problems, class_masks=class_masks
@@ -88,6 +89,17 @@ def _pairs(card: Card, split: str) -> tuple[list[tuple[str, str]], str]:
     return _folder_pairs(images, masks, entry.get("image_suffix"), entry.get("mask_suffix")), str(images)
 
 
+def _masks_of_all_splits(card: Card) -> list[str]:
+    """Those that there are: a class that one split lacks is a class all the same."""
+    masks: dict[str, None] = {}
+    for split in card.splits:
+        try:
+            masks |= dict.fromkeys(mask for _, mask in _pairs(card, split)[0] if os.path.exists(mask))
+        except DataError:
+            continue  # told by whoever reads that split
+    return list(masks)
+
+
 def _listed_pair(card: Card, path: Path, number: int, line: str) -> tuple[str, str]:
     parts = line.split()
     if len(parts) == 1 and (card.root / "images").is_dir() and (card.root / "masks").is_dir():
@@ -105,12 +117,16 @@ def _folder_pairs(
     images: Path, masks: Path, image_suffix: str | None, mask_suffix: str | None
 ) -> list[tuple[str, str]]:
     by_stem: dict[str, str] = {}
-    for mask in images_in(masks, recursive=True):
+    recursive = images != masks
+    for mask in images_in(masks, recursive):
         name = os.path.relpath(mask, masks)
         if mask_suffix is None or name.endswith(mask_suffix):
             by_stem[name.removesuffix(mask_suffix) if mask_suffix else os.path.splitext(name)[0]] = mask
     pairs = []
-    for image in images_in(images, recursive=True):
+    drawn = set(by_stem.values()) if mask_suffix else set()
+    for image in images_in(images, recursive):
+        if image in drawn:  # a mask beside its image
+            continue
         name = os.path.relpath(image, images)
         if image_suffix is None or name.endswith(image_suffix):
             stem = name.removesuffix(image_suffix) if image_suffix else os.path.splitext(name)[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["DataError", "MissingSplit", "Problem"]
+__all__ = ["DataError", "MissingSplit", "Problem", "as_problem"]
 
 
 class DataError(ValueError):
@@ -33,3 +34,13 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}, {self.where}" if self.where else self.file
         return f"{place}: {self.value}; expected {self.expected}"
+
+
+def as_problem(error: DataError, file: str, expected: str) -> Problem:
+    """An error about `file` as a Problem; `expected` stands where the error does not say itself what was expected."""
+    text, where = str(error), ""
+    begin = re.match(rf"{re.escape(file)}(?:, ([^:]*))?: ", text)
+    if begin:
+        text, where = text[begin.end() :], begin[1] or ""
+    value, _, stated = text.partition("; expected ")
+    return Problem("error", file, where, value, stated or expected)

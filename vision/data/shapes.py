@@ -141,6 +141,11 @@ class ShapesDataset:
     def __len__(self) -> int:
         return self.count
 
+    def __getitem__(self, index: int) -> Sample:
+        """The sample with the masks of the task. IndexError past the end."""
+        semantic = self.task == "semantic"
+        return self.sample(range(self.count)[index], masks=self.task in (None, "instance"), semantic=semantic)
+
     def image_path(self, index: int) -> Path:
         """A name for messages and result files; there is no such file."""
         return Path(f"shapes_{self.split}_{self.seed}_{index:05d}.png")

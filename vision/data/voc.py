@@ -1,5 +1,8 @@
 """Pascal VOC: lists in ImageSets, one XML an image in Annotations, palette PNGs in Segmentation{Class,Object}.
 
+A split without a list (labelImg makes none) has all images that have an XML; an image without one, or an XML without
+its image, is left out with a warning.
+
 Rules. Corners are pixels counted from 1, both inclusive: the box is (xmin - 1, ymin - 1, xmax, ymax) · corners that
 coincide (xmin = xmax or ymin = ymax) are a degenerate box, which is left out with a warning · an object of an unknown
 class is an error · without a card the classes are the names in all XML files, sorted · `difficult` is kept, for losses
@@ -8,9 +11,11 @@ and metrics to pass over · in masks 0 is background and 255 (the outline) is ig
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +23,13 @@ import numpy as np
 
 from vision.data.card import Card
 from vision.data.dataset import ClassMasks, Dataset, SegmentMasks
-from vision.data.files import absolute_path, missing_files, read_lines
-from vision.data.image import IMAGE_SUFFIXES, image_size, read_index_mask
+from vision.data.files import absolute_path, images_in, missing_files, read_lines
+from vision.data.image import image_size, read_index_mask
 from vision.data.pack import DEGENERATE, DIFFICULT, TRUNCATED, AnnotationsBuilder, PackedText
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.structures import ClassMap
 
-__all__ = ["VOC_CLASSES", "VocObject", "parse_voc_xml", "read_voc"]
+__all__ = ["VOC_CLASSES", "VocObject", "has_boxes", "parse_voc_xml", "read_voc"]
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -45,13 +50,19 @@ class VocObject:
 def read_voc(card: Card, split: str, task: str | None = None) -> Dataset:
     """The split as a Dataset: boxes of the XML files, or for other tasks the masks of its segmentation list."""
     entry = card.splits[split]
-    if task in ("semantic", "instance") or (task is None and "list" not in entry):
+    boxes = has_boxes(entry)
+    if task in ("semantic", "instance") or (task is None and not boxes):
         if "segmentation_list" not in entry:
             raise DataError(f"{card.file or card.root}: split {split} has no segmentation list, which {task} needs")
         return _read_masks(card, split, instances=task == "instance")
-    if "list" not in entry:
+    if not boxes:
         raise DataError(f"{card.file or card.root}: split {split} has no list of boxes; ask for task semantic")
     return _read_boxes(card, split)
+
+
+def has_boxes(entry: Mapping[str, Any]) -> bool:
+    """Whether a split of a card is read for boxes: by its list, or without any list."""
+    return "list" in entry or "segmentation_list" not in entry
 
 
 def parse_voc_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
@@ -99,16 +110,39 @@ _COLUMN = re.compile(r"\s+(-1|0|1)$")
 
 
 class _Layout:
-    """Where the files of a VOC data set lie; a list's names are stems, or paths with a suffix."""
+    """Where the files of a split lie; names of images are without suffix, below the folder of the images."""
 
-    def __init__(self, card: Card):
+    def __init__(self, card: Card, split: str):
         self.root = card.root
-        self.xml, self.images = self.root / "Annotations", self.root / "JPEGImages"
-        self.suffixes: dict[str, str] = {}
-        if self.images.is_dir():
-            for file in self.images.iterdir():
-                if file.suffix.lower() in IMAGE_SUFFIXES:
-                    self.suffixes.setdefault(file.stem, file.suffix)
+        self.xml = card.entry(split, "annotations") or self.root / "Annotations"
+        self.images = card.entry(split, "images") or self.root / "JPEGImages"
+        self.recursive = self.images != self.xml
+
+    @cached_property
+    def suffixes(self) -> dict[str, str]:
+        """The suffix of each image by its name."""
+        found: dict[str, str] = {}
+        for path in images_in(self.images, self.recursive) if self.images.is_dir() else ():
+            stem, suffix = os.path.splitext(os.path.relpath(path, self.images))
+            found.setdefault(stem, suffix)
+        return found
+
+    def xml_files(self) -> list[Path]:
+        return sorted(self.xml.rglob("*.xml") if self.recursive else self.xml.glob("*.xml"))
+
+    def paired_stems(self) -> tuple[list[str], list[Problem]]:
+        """The images that have an XML, and a warning for each image or XML that is alone."""
+        stems = {str(path.relative_to(self.xml).with_suffix("")) for path in self.xml_files()}
+        problems = [
+            Problem("warning", self.image(stem), "", "an image without an XML", "its annotations; it is left out")
+            for stem in sorted(self.suffixes.keys() - stems)
+        ]
+        for stem in sorted(stems - self.suffixes.keys()):
+            value, expected = "an annotation without an image", "its image; the file is left out"
+            problems.append(Problem("warning", str(self.xml / f"{stem}.xml"), "", value, expected))
+        if not stems & self.suffixes.keys():
+            raise DataError(f"{self.images}: an empty data set (no image has an XML of its name in {self.xml})")
+        return sorted(stems & self.suffixes.keys()), problems
 
     def stems(self, path: Path) -> list[str]:
         """The image names of a list file. A second column (1, 0, -1 in lists of one class) is not read; names may
@@ -121,12 +155,17 @@ class _Layout:
     def image(self, stem: str) -> str:
         return absolute_path(self.images, stem + self.suffixes.get(stem, ".jpg"))
 
+    def annotation(self, image: str) -> Path:
+        return (self.xml / os.path.relpath(image, self.images)).with_suffix(".xml")
+
 
 def _classes(card: Card, layout: _Layout) -> ClassMap:
+    """The card's, else the names in the XML files of all splits."""
     if card.classes is not None:
         return card.classes
     names: set[str] = set()
-    for path in sorted(layout.xml.glob("*.xml")):
+    by_folder = {other.xml: other for other in (_Layout(card, split) for split in card.splits)}
+    for path in (path for other in by_folder.values() for path in other.xml_files()):
         try:
             names |= {found.name for found in parse_voc_xml(path)[1]}
         except DataError:
@@ -137,11 +176,13 @@ def _classes(card: Card, layout: _Layout) -> ClassMap:
 
 
 def _read_boxes(card: Card, split: str) -> Dataset:
-    layout = _Layout(card)
-    stems = layout.stems(card.entry(split, "list"))
+    layout = _Layout(card, split)
+    listed = card.entry(split, "list")
+    stems, problems = (layout.stems(listed), []) if listed else layout.paired_stems()
     classes = _classes(card, layout)
     labels = {name: label for label, name in enumerate(classes.names)}
-    builder = AnnotationsBuilder(lambda image, place: (str(layout.xml / f"{Path(image).stem}.xml"), f"object {place}"))
+    builder = AnnotationsBuilder(lambda image, place: (str(layout.annotation(image)), f"object {place}"))
+    builder.problems += problems
     paths = []
     for stem in stems:
         file = layout.xml / f"{stem}.xml"
@@ -150,7 +191,7 @@ def _read_boxes(card: Card, split: str) -> Dataset:
             size, objects = parse_voc_xml(file)
             builder.add_image(paths[-1], stem, size or image_size(paths[-1]))
         except DataError as error:
-            builder.problems.append(Problem("error", str(file), "", str(error).removeprefix(f"{file}: "), "a VOC XML"))
+            builder.problems.append(as_problem(error, str(file), "a VOC XML"))
             continue
         for place, found in enumerate(objects, 1):
             if found.name not in labels:
@@ -162,12 +203,12 @@ def _read_boxes(card: Card, split: str) -> Dataset:
             flags = (DIFFICULT if found.difficult else 0) | (TRUNCATED if found.truncated else 0)
             flags |= DEGENERATE if right <= left or bottom <= top else 0
             builder.add_object((left - 1, top - 1, right, bottom), labels[found.name], place, flags=flags)
-    builder.problems += missing_files(paths, "image", str(card.entry(split, "list")))
+    builder.problems += missing_files(paths, "image", str(listed))
     return Dataset(card.name, split, classes, ["detection"], builder.finish(), problems=builder.problems)
 
 
 def _read_masks(card: Card, split: str, instances: bool) -> Dataset:
-    layout = _Layout(card)
+    layout = _Layout(card, split)
     names = card.classes.names if card.classes is not None else VOC_CLASSES  # a palette index has no name by itself
     stems = layout.stems(card.entry(split, "segmentation_list"))
     images = [layout.image(stem) for stem in stems]

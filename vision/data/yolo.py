@@ -1,16 +1,17 @@
 """YOLO text files: a data.yaml (path, train, val, names) and one .txt an image: `class cx cy w h`, or a polygon.
 
-Rules. A label file is the image's path with the last `images` folder replaced by `labels` · an image without one has no
-objects · 5 numbers are a box, an odd count from 7 up is a polygon `class x1 y1 x2 y2 ...`, all relative to the image ·
-an object's number is its line · a class number that has no name, or a line of anything else, is an error · a line that
-repeats another of its file, and a label file without an image, are left out, with a warning · `../train/images` is
-looked for as `train/images` too (some exports).
+Rules. A label file is the image's path with the last `images` folder replaced by `labels`, unless a card names the
+folder of the labels · an image without one has no objects · 5 numbers are a box, an odd count from 7 up is a polygon
+`class x1 y1 x2 y2 ...`, all relative to the image · an object's number is its line · a class number that has no name,
+a line of anything else, or one of pixels, is an error · a line that repeats another of its file, and a label file
+without an image, are left out, with a warning · `../train/images` is looked for as `train/images` too (some exports) ·
+where nothing names the classes they are "class 0" to the largest number in the files, with a note.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from vision.data.dataset import Dataset
 from vision.data.files import absolute_path, image_ids, images_in, missing_files, read_lines
 from vision.data.image import image_size
 from vision.data.pack import AnnotationsBuilder
-from vision.data.problem import DataError, Problem
+from vision.data.problem import DataError, Problem, as_problem
 from vision.data.segment import segment_area
+from vision.structures import ClassMap
 
 __all__ = ["card_of_data_yaml", "label_path", "read_yolo"]
+
+PIXELS_FROM = 2.0  # what passes the edge of an image, as far as boxes do, is a share below this
 
 
 def card_of_data_yaml(path: Path, content: Mapping[str, Any]) -> Card:
@@ -56,11 +60,16 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
     origin = card.file or str(card.root)
     if not images:
         raise DataError(f"{origin}: an empty data set (no images in split {split}); put images there")
+    label_path = _label_path(card, split)
+    builder = AnnotationsBuilder(lambda image, line: (label_path(image), f"line {line}"))
     classes = card.classes
     if classes is None:
-        raise DataError(f"{origin}: no class names; give them in a data.yaml or a card")
+        classes = _classes_found(card)
+        value = f"{len(classes)} class numbers (0..{len(classes) - 1}) without names"
+        builder.problems.append(
+            Problem("note", origin, "", value, "classes.txt, a data.yaml or a card that names them")
+        )
     labels = {number: label for label, number in enumerate(classes.ids)}
-    builder = AnnotationsBuilder(lambda image, line: (label_path(image), f"line {line}"))
     absent = {problem.value: problem for problem in missing_files(images, "image", origin)}
     builder.problems += absent.values()
     for image, image_id in zip(images, image_ids(images)):
@@ -69,17 +78,42 @@ def read_yolo(card: Card, split: str, task: str | None = None) -> Dataset:
         try:
             size = image_size(image)
         except DataError as error:
-            builder.problems.append(Problem("error", image, "", str(error).removeprefix(f"{image}: "), "an image"))
+            builder.problems.append(as_problem(error, image, "an image"))
             continue
         builder.add_image(image, image_id, size)
         _add_lines(builder, labels, label_path(image), size)
-    builder.problems += _orphans(images)
+    builder.problems += _orphans(images, label_path)
     annotations = builder.finish()
     return Dataset(card.name, split, classes, annotations.tasks, annotations, problems=builder.problems)
 
 
+def _label_path(card: Card, split: str) -> Callable[[str], str]:
+    """The label file of an image: in the folder of a card's `labels`, else as YOLO has it."""
+    labels = card.entry(split, "labels")
+    if labels is None:
+        return label_path
+    images = card.splits[split]["images"]
+    if not isinstance(images, str) or not (card.root / images).is_dir():
+        raise DataError(
+            f"{card.file or card.root}: split {split}: `labels` beside {images!r}; expected one folder there"
+        )
+    return lambda image: str((labels / os.path.relpath(image, card.root / images)).with_suffix(".txt"))
+
+
+def _classes_found(card: Card) -> ClassMap:
+    """Numbers up to the largest one in the label files of all splits; their readers tell of lines that are wrong."""
+    largest = 0
+    for split in card.splits:
+        label_path = _label_path(card, split)
+        for image in _image_paths(card, split):
+            numbers = (text.split()[0] for _, text in _label_lines(label_path(image)))
+            largest = max(largest, *(int(number) for number in numbers if number.isdecimal()), 0)
+    return ClassMap(tuple(f"class {number}" for number in range(largest + 1)))
+
+
 def _image_paths(card: Card, split: str) -> list[str]:
     places = card.splits[split]["images"]
+    recursive = places != card.splits[split].get("labels")
     paths: list[str] = []
     for place in places if isinstance(places, list) else [places]:
         if not isinstance(place, str):
@@ -91,7 +125,7 @@ def _image_paths(card: Card, split: str) -> list[str]:
         if where.suffix == ".txt":
             paths += [_listed(line, where, card.root) for line in read_lines(where)]
         elif where.is_dir():
-            paths += images_in(where, recursive=True)
+            paths += images_in(where, recursive)
         else:
             raise DataError(
                 f"{card.file or card.root}: split {split}: {where} does not exist; expected a folder of images or a "
@@ -115,7 +149,7 @@ def _label_lines(path: str) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: not a text file; expected lines of `class cx cy w h`") from None
 
 
-def _orphans(images: list[str]) -> list[Problem]:
+def _orphans(images: list[str], label_path: Callable[[str], str]) -> list[Problem]:
     """A warning for each label file, in the folders of the labels, that no image belongs to, of this split or another:
     images of all splits may lie in one folder."""
     labels = {label_path(image) for image in images}
@@ -161,6 +195,13 @@ def _add_line(
     if values[0] not in labels:
         expected = f"one of {len(labels)} class numbers ({min(labels)}..{max(labels)})"
         builder.problems.append(Problem("error", path, f"line {line}", f"class {values[0]:g}", expected))
+        return
+    if np.abs(values[1:]).max() > PIXELS_FROM:
+        value, expected = (
+            "numbers that look like pixels",
+            "shares of the image, 0..1; divide x by its width, y by its height",
+        )
+        builder.problems.append(Problem("error", path, f"line {line}", value, expected))
         return
     scale = np.array(size[::-1], np.float64)
     label = labels[int(values[0])]
