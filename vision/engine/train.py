@@ -177,6 +177,10 @@ def _open(data: str, split: str, task: str) -> Any:
             f"{data}: split {split!r} has {len(dataset)} images and no annotated object; check its annotation files"
             + ("" if split == "train" else f"; {WITHOUT_VALIDATION}")
         )
+    warned = [problem for problem in dataset.problems if problem.severity == "warning"]
+    if warned:
+        others = f" (and {len(warned) - 1} more warnings: vision check {data})" if len(warned) > 1 else ""
+        logger.info("%s, split %s: %s%s", data, split, warned[0], others)
     return dataset
 
 
@@ -263,7 +267,7 @@ def freeze(model: nn.Module, patterns: list[str]) -> list[nn.Module]:
 
 def _announce(trainer: Trainer) -> None:
     config, parts = trainer.config, trainer.parts
-    length = f"{config.cpu_seconds:g} CPU seconds" if config.cpu_seconds else f"{trainer.plan.epochs} epochs"
+    length = f"{config.cpu_seconds:g} CPU seconds, epochs" if config.cpu_seconds else f"{trainer.plan.epochs} epochs"
     validation = "no validation" if parts.val_dataset is None else f"{len(parts.val_dataset)} to validate"
     logger.info(
         "%s on %s: %d images to train, %s, %d classes; %s of %d steps; %s, %s, %d process(es)",
