@@ -32,7 +32,7 @@ def progress_bar(
 
     shown = {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0.5}
     if not sys.stderr.isatty():
-        shown = {"file": _Lines(), "ncols": 100, "mininterval": 10.0, "delay": 10.0, "ascii": True}
+        shown = {"file": _Lines(), "ncols": 100, "mininterval": 10.0, "delay": 0.0 if leave else 10.0, "ascii": True}
     return tqdm(
         items, total=total or None, initial=start, desc=label, unit=unit, disable=not enabled, leave=leave,
         smoothing=0.1, **shown,
