@@ -32,11 +32,8 @@ class TimmBackbone(Backbone):
             close = difflib.get_close_matches(name, timm.list_models(), n=6)
             near = f"near it: {', '.join(close)}" if close else "timm.list_models() lists all"
             raise ValueError(f"backbone 'timm:{name}': timm does not know it; {near}")
-        own = ("norm", "activation", "width", "dilation_rule", "zero_init_residual", "init")
-        options.refuse(f"timm:{name}", *own)
-        resizable = _any_size(name)
-        with torch.device("meta"):  # only to read which feature map has which stride
-            strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        options.refuse(f"timm:{name}", "norm", "activation", "width", "dilation_rule", "zero_init_residual", "init")
+        strides, resizable = _strides_for_any_size(name)
         index_of = {stride.bit_length() - 1: index for index, stride in enumerate(strides)}
         self.levels = options.chosen_levels(sorted(index_of))
         dilated = {} if options.output_stride == 32 else {"output_stride": options.output_stride}
@@ -71,26 +68,28 @@ class TimmBackbone(Backbone):
         return list(features)
 
 
-def _any_size(name: str) -> dict[str, bool]:
-    """What `timm.create_model` is to be told so that the network takes images of any size. ValueError if it cannot."""
+def _strides_for_any_size(name: str) -> tuple[list[int], dict[str, bool]]:
+    """The strides of all feature maps, and what `timm.create_model` is to be told so that the network takes images of
+    any size. ValueError if it cannot."""
     import timm
 
     known = timm.get_pretrained_cfg(name)
-    if known is None or not known.fixed_input_size:
-        return {}
-    with torch.device("meta"):
+    fixed = known is not None and known.fixed_input_size
+    resizable = {"dynamic_img_size": True} if fixed else {}
+    with torch.device("meta"):  # no weights: this is to look at it
         try:
-            timm.create_model(name, features_only=True, dynamic_img_size=True)
+            network = timm.create_model(name, features_only=True, **resizable)
         except TypeError:  # of the constructor, which takes no such option
-            network = timm.create_model(name, features_only=True).eval()
-        else:
-            return {"dynamic_img_size": True}
-        try:
-            network(torch.empty(1, 3, 96, 160))
-        except (AssertionError, RuntimeError) as error:
-            size = " x ".join(str(side) for side in known.input_size[1:])
-            raise ValueError(
-                f"backbone 'timm:{name}' takes images of {size} pixels alone ({error}); choose a network for any size, "
-                "as convnext, swin or pvt_v2"
-            ) from None
-    return {}
+            if not fixed:
+                raise
+            network, resizable = timm.create_model(name, features_only=True), {}
+        if fixed and not resizable:
+            try:
+                network.eval()(torch.empty(1, 3, 96, 160))
+            except (AssertionError, RuntimeError) as error:
+                size = " x ".join(str(side) for side in known.input_size[1:])
+                raise ValueError(
+                    f"backbone 'timm:{name}' takes images of {size} pixels alone ({error}); choose a network for any "
+                    "size, as convnext, swin or pvt_v2"
+                ) from None
+    return network.feature_info.reduction(), resizable

@@ -226,26 +226,28 @@ def _expected(kind: Any) -> str:
 def _with_lists(arguments: Sequence[str]) -> list[str]:
     """Lists as they are typed, `--image-size 240 320`, `--image-size 240,320`, `--freeze backbone.*`, in brackets."""
     kinds = {name: kind for name, kind, *_ in _options(TrainConfig)}
-    found, place = [], 0
-    while place < len(arguments):
-        name, equals, text = arguments[place].partition("=")
-        place += 1
-        kind = kinds.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
-        among = [one for one in (kind, *typing.get_args(kind)) if typing.get_origin(one) in (list, tuple)]
-        if not among:
-            found.append(arguments[place - 1])
-            continue
-        values = [text] if equals else []
-        while not equals and place < len(arguments) and not arguments[place].startswith("--"):
-            values.append(arguments[place])
-            place += 1
-        if len(values) == 1 and typing.get_args(among[0])[0] is not str:
-            values = values[0].split(",") if not values[0].startswith("[") else values
-        if len(values) == 1 and (values[0].startswith("[") or among[0] is not kind):
-            found += [name, *values]
-        else:
-            found += [name, json.dumps(values) if str in typing.get_args(among[0]) else f"[{','.join(values)}]"]
-    return found
+    groups: list[list[str]] = []  # an option and what is behind it
+    for argument in arguments:
+        if argument.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(argument)
+    return [one for group in groups for one in _in_brackets(group, kinds)]
+
+
+def _in_brackets(group: list[str], kinds: dict[str, Any]) -> list[str]:
+    """An option and what is behind it, which becomes one list where the setting takes one."""
+    name, equals, text = group[0].partition("=")
+    kind = kinds.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+    lists = [one for one in (kind, *typing.get_args(kind)) if typing.get_origin(one) in (list, tuple)]
+    values, others = ([text], group[1:]) if equals else (group[1:], [])
+    if not lists or not values:
+        return group
+    of_text = str in typing.get_args(lists[0])
+    if len(values) == 1 and not of_text and not values[0].startswith("["):
+        values = values[0].split(",")
+    if len(values) == 1 and (values[0].startswith("[") or lists[0] is not kind):
+        return [name, values[0], *others]
+    return [name, json.dumps(values) if of_text else f"[{','.join(values)}]", *others]
 
 
 def read_config(arguments: Sequence[str]) -> TrainConfig:

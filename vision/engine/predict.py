@@ -190,22 +190,25 @@ def predict_to_folder(
             write_image(folder / name, prediction.draw())
             results.add(prediction, name, alone=True)
 
+        def pass_over(error: Exception) -> None:
+            _pass_over(error, found)
+            counts["unreadable"] = counts.get("unreadable", 0) + 1
+
         with contextlib.closing(ahead(_with_still_images(found))) as named:
             bar = progress_bar(len(found), "predict", shown, unit="source", leave=False, items=named)
             for name, source, frame in bar:
-                try:
-                    if frame is None:
-                        later.wait()
-                        video = (inference, source, folder, name, results, max_frames, progress)
+                if isinstance(frame, Frame):
+                    later(write, name, _predict_one(inference, frame))
+                    counts["images"] += 1
+                elif frame is not None:
+                    pass_over(frame)
+                else:
+                    later.wait()
+                    video = (inference, source, folder, name, results, max_frames, progress)
+                    try:
                         counts["frames"] += _predict_video(*video)
-                    elif isinstance(frame, Exception):
-                        raise frame
-                    else:
-                        later(write, name, _predict_one(inference, frame))
-                        counts["images"] += 1
-                except UNREADABLE as error:
-                    _pass_over(error, found)
-                    counts["unreadable"] = counts.get("unreadable", 0) + 1
+                    except UNREADABLE as error:
+                        pass_over(error)
     return counts | results.counts
 
 

@@ -76,7 +76,7 @@ def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: A
     and says what kind of value an option takes.
     """
     if name not in MODELS:
-        raise ValueError(unknown_model(name))
+        raise ValueError(_unknown_model(name))
     module, builder = MODELS[name].split(":")
     build = getattr(importlib.import_module(module), builder)
     known = inspect.signature(build).parameters
@@ -94,11 +94,12 @@ def build_model(name: str, classes: ClassMap | Sequence[str] | int, **options: A
     return model
 
 
-def unknown_model(name: str) -> str:
+def _unknown_model(name: str) -> str:
     """What to say of a name that is not in `MODELS`: those near it, torchvision's names among them, or all."""
-    plain = _plain(name)
-    near = [known for known in MODELS if plain in (_plain(known), _plain(known.partition("_resnet")[0]))]
-    near = near or [one for one in MODELS if plain.startswith(_plain(one)) or (plain and _plain(one).startswith(plain))]
+    plain = {known: _plain(known) for known in MODELS}
+    wanted = _plain(name) or name
+    near = [known for known, text in plain.items() if text == wanted]
+    near = near or [known for known, text in plain.items() if wanted.startswith(text) or text.startswith(wanted)]
     near = near or difflib.get_close_matches(name.lower(), MODELS, n=3, cutoff=0.7)
     if near:
         return f"model {name!r} is not known; did you mean {', '.join(near)}? `vision models` lists all"

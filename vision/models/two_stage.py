@@ -72,7 +72,7 @@ class RoiSettings:
             self._check(name, lambda share: 0 <= share <= 1, "a number from 0 to 1")
         self._check("stage_ious", lambda ious: all(0 <= iou <= 1 for iou in ious), "numbers from 0 to 1")
         self._check("stage_loss_weights", lambda weights: min(weights) >= 0, "numbers, 0 or more")
-        self._check("box_weights", lambda all: {len(one) for one in all} == {4} and min(map(min, all)) > 0,
+        self._check("box_weights", lambda stages: all(len(one) == 4 and min(one) > 0 for one in stages),
                     "four numbers above 0 for each stage")  # fmt: skip
         if not len(self.stage_ious) == len(self.box_weights) == len(self.stage_loss_weights) > 0:
             raise ValueError(
